@@ -1,0 +1,180 @@
+"""What jaxmodules asks JAX about tracing, and the boxes that state lives in.
+
+State is held in places: a :class:`Cell` (a Parameter, a generator's key, an optimizer's leaf) or an entry
+of a module's ``_buffers``. Outside a transform every place holds a concrete array. A transform *binds*
+places: for the time of one trace it puts tracers into them and pushes a :class:`Frame` that says so, and
+takes the tracers out again whatever happens. Two rules follow, and both are enforced here, at the moment
+of the read or write, because later there is nobody left to name the place:
+
+* a write may not leave a tracer in a place that outlives the trace (the tracer would leak);
+* a read under ``jm.jit`` may not see a place that was not bound (its array would become a constant).
+
+A place created during a trace is born into it and dies with it, so both rules leave it alone.
+This file and nothing else touches JAX's private tracing state.
+"""
+
+import threading
+import weakref
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
+
+import jax
+from jax._src import core as _core
+
+Tracer = jax.core.Tracer
+
+
+def current_trace() -> Any:
+    """Return the trace that this thread's operations go to."""
+    return _core.trace_ctx.trace
+
+
+def is_tracing() -> bool:
+    """Tell whether this thread is inside any JAX transformation."""
+    return _core.trace_ctx.trace is not _core.eval_trace
+
+
+def is_mapped(value: Any) -> bool:
+    """Tell whether ``value`` differs between the elements of the innermost vmap."""
+    return type(value).__name__ == "BatchTracer" and value.batch_dim is not None
+
+
+def birth() -> "weakref.ref[Any] | None":
+    """Return a reference to the trace an object made now belongs to; ``None`` when made eagerly."""
+    trace = _core.trace_ctx.trace
+    return None if trace is _core.eval_trace else weakref.ref(trace)
+
+
+def ancestry(trace: Any) -> Iterator[Any]:
+    """Yield ``trace`` and the traces around it, innermost first."""
+    while trace is not None:
+        yield trace
+        trace = getattr(trace, "parent_trace", None)
+
+
+class Epoch:
+    """Count structural changes of observed objects; equal counts mean that cached structure is still true."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+epoch = Epoch()
+
+
+class GradsTouched(BaseException):
+    """A function being compiled uses ``.grad``, which has to be bound for that: trace it again."""
+
+
+class Frame:
+    """The places that one running trace has bound, by identity, with their names.
+
+    ``lifts`` is true for ``jm.jit``: what it has not bound may not be read, for it would be baked in.
+    ``grads`` tells whether the parameters' ``.grad`` are bound as well; ``None`` where they never are.
+    """
+
+    __slots__ = ("grads", "lifts", "owned", "trace")
+
+    def __init__(self, owned: Mapping[Hashable, str], lifts: bool, grads: bool | None) -> None:
+        self.owned = owned
+        self.lifts = lifts
+        self.grads = grads
+        self.trace = current_trace()
+
+    def touch_grads(self) -> None:
+        """Take note that a ``.grad`` of a bound parameter is being read or written."""
+        if self.grads is False:
+            raise GradsTouched
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+        self.path: list[str] = []
+
+
+local = _Local()
+
+
+class LeakError(RuntimeError):
+    """A traced value was about to be stored where it would outlive its trace."""
+
+
+class UnboundStateError(RuntimeError):
+    """A compiled function read state that it was not given."""
+
+
+def owner(place: Hashable) -> Frame | None:
+    """Return the innermost frame of this thread that has bound the place with this ``id``."""
+    for frame in reversed(local.frames):
+        if place in frame.owned:
+            return frame
+    return None
+
+
+def leaks(value: Any, place: Hashable, born: "weakref.ref[Any] | None") -> bool:
+    """Tell whether storing ``value`` at ``place`` would let a tracer outlive its trace."""
+    if not isinstance(value, Tracer):
+        return False
+    frame = owner(place)
+    home = frame.trace if frame is not None else born() if born is not None else None
+    return all(value._trace is not trace for trace in ancestry(home))
+
+
+def must_not_read(place: Hashable, born: "weakref.ref[Any] | None") -> bool:
+    """Tell whether reading ``place`` now would bake its array into a compiled program."""
+    frames = local.frames
+    return bool(frames) and born is None and any(f.lifts for f in frames) and owner(place) is None
+
+
+def leak_message(what: str) -> str:
+    """Say that a write of a traced value to ``what`` was refused, and what to do instead."""
+    return (
+        f"a traced value was about to be stored in {what}, which outlives the trace"
+        " (expected a concrete array): return the value from the function instead, or give the module to the"
+        " transform (jm.jit, jm.value_and_grad, jm.functionalize) as an argument so that its state is threaded"
+        " through and written back"
+    )
+
+
+def unbound_message(what: str) -> str:
+    """Say that a compiled function read ``what`` without having been given it, and what to do instead."""
+    return (
+        f"{what} was read inside a jm.jit function that was not given it, so its array would become a constant"
+        " of the compiled program: pass the module as an argument, or name it in the function's closure or globals"
+    )
+
+
+class Cell:
+    """A box around one array of state."""
+
+    __slots__ = ("__weakref__", "_born", "_value")
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+        self._born = birth()
+
+    @property
+    def value(self) -> Any:
+        """The array; gradients flow through it."""
+        if local.frames and must_not_read(id(self), self._born):
+            raise UnboundStateError(unbound_message(self._what()))
+        return self._value
+
+    @value.setter
+    def value(self, new: Any) -> None:
+        self._check_write(new)
+        self._value = new
+
+    def _check_write(self, new: Any, attribute: str = "") -> None:
+        if isinstance(new, Tracer) and leaks(new, id(self), self._born):
+            raise LeakError(leak_message(f"{attribute} of the {self._what()}" if attribute else f"the {self._what()}"))
+
+    def _what(self) -> str:
+        frame = owner(id(self))
+        name = f" '{frame.owned[id(self)]}'" if frame is not None else ""
+        inside = f" used in '{'.'.join(local.path)}'" if local.path and not name else ""
+        shape = tuple(getattr(self._value, "shape", ()))
+        return f"{type(self).__name__.lower()}{name} of shape {shape}{inside}"

@@ -1,0 +1,34 @@
+"""Layers, one family a file, under PyTorch's file names."""
+
+from jaxmodules.nn.modules.activation import LeakyReLU as LeakyReLU
+from jaxmodules.nn.modules.activation import LogSoftmax as LogSoftmax
+from jaxmodules.nn.modules.activation import PReLU as PReLU
+from jaxmodules.nn.modules.activation import ReLU as ReLU
+from jaxmodules.nn.modules.activation import Sigmoid as Sigmoid
+from jaxmodules.nn.modules.activation import Softmax as Softmax
+from jaxmodules.nn.modules.activation import Tanh as Tanh
+from jaxmodules.nn.modules.batchnorm import BatchNorm1d as BatchNorm1d
+from jaxmodules.nn.modules.batchnorm import BatchNorm2d as BatchNorm2d
+from jaxmodules.nn.modules.container import ModuleDict as ModuleDict
+from jaxmodules.nn.modules.container import ModuleList as ModuleList
+from jaxmodules.nn.modules.container import ParameterDict as ParameterDict
+from jaxmodules.nn.modules.container import ParameterList as ParameterList
+from jaxmodules.nn.modules.container import Sequential as Sequential
+from jaxmodules.nn.modules.conv import Conv1d as Conv1d
+from jaxmodules.nn.modules.conv import Conv2d as Conv2d
+from jaxmodules.nn.modules.conv import Conv3d as Conv3d
+from jaxmodules.nn.modules.dropout import Dropout as Dropout
+from jaxmodules.nn.modules.flatten import Flatten as Flatten
+from jaxmodules.nn.modules.flatten import Unflatten as Unflatten
+from jaxmodules.nn.modules.linear import Bilinear as Bilinear
+from jaxmodules.nn.modules.linear import Identity as Identity
+from jaxmodules.nn.modules.linear import Linear as Linear
+from jaxmodules.nn.modules.loss import CrossEntropyLoss as CrossEntropyLoss
+from jaxmodules.nn.modules.loss import MSELoss as MSELoss
+from jaxmodules.nn.modules.loss import NLLLoss as NLLLoss
+from jaxmodules.nn.modules.module import Module as Module
+from jaxmodules.nn.modules.normalization import LayerNorm as LayerNorm
+from jaxmodules.nn.modules.pooling import AdaptiveAvgPool2d as AdaptiveAvgPool2d
+from jaxmodules.nn.modules.pooling import AvgPool2d as AvgPool2d
+from jaxmodules.nn.modules.pooling import MaxPool2d as MaxPool2d
+from jaxmodules.nn.modules.sparse import Embedding as Embedding

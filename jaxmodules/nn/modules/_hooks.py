@@ -1,0 +1,180 @@
+"""Hooks: handles that remove them, the global ones, and the call that runs them."""
+
+import warnings
+import weakref
+from collections import OrderedDict as OrderedDict
+from typing import Any
+
+from jaxmodules.state import HookDict, global_hooks
+
+
+class RemovableHandle:
+    """Remove a hook with :meth:`remove`, or at the end of a ``with`` block.
+
+    Args:
+        hooks_dict: the dict that the hook is registered in, under the handle's ``id``.
+        extra_dict: further dicts with entries under the same ``id``.
+    """
+
+    next_id = 0
+
+    def __init__(self, hooks_dict: Any, *, extra_dict: Any = None) -> None:
+        self.id = RemovableHandle.next_id
+        RemovableHandle.next_id += 1
+        extras = extra_dict if isinstance(extra_dict, list) else [] if extra_dict is None else [extra_dict]
+        self.hooks_dict_ref = weakref.ref(hooks_dict)
+        self.extra_dict_ref = tuple(weakref.ref(extra) for extra in extras)
+
+    def remove(self) -> None:
+        """Unregister the hook; doing it twice is no error."""
+        for ref in (self.hooks_dict_ref, *self.extra_dict_ref):
+            hooks = ref()
+            if hooks is not None and self.id in hooks:
+                del hooks[self.id]
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return (self.hooks_dict_ref(), self.id, tuple(ref() for ref in self.extra_dict_ref))
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        hooks, self.id, extras = state
+        self.hooks_dict_ref = weakref.ref(HookDict() if hooks is None else hooks)
+        self.extra_dict_ref = tuple(weakref.ref(HookDict() if extra is None else extra) for extra in extras)
+        RemovableHandle.next_id = max(RemovableHandle.next_id, self.id + 1)
+
+    def __enter__(self) -> "RemovableHandle":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.remove()
+
+
+def _global() -> HookDict:
+    hooks = HookDict()
+    hooks.observed = True
+    global_hooks.append(hooks)
+    return hooks
+
+
+forward_pre_hooks = _global()
+forward_hooks = _global()
+forward_hooks_with_kwargs = HookDict()
+forward_hooks_always_called = HookDict()
+module_registration_hooks = HookDict()
+parameter_registration_hooks = HookDict()
+buffer_registration_hooks = HookDict()
+
+
+def add_hook(hooks: HookDict, hook: Any, prepend: bool = False, **flags: tuple[HookDict, bool]) -> RemovableHandle:
+    """Register ``hook``, and its id in each flag dict whose flag is true."""
+    handle = RemovableHandle(hooks, extra_dict=[flag for flag, _ in flags.values()])
+    hooks[handle.id] = hook
+    for flag, is_on in flags.values():
+        if is_on:
+            flag[handle.id] = True
+    if prepend:
+        hooks.move_to_end(handle.id, last=False)
+    return handle
+
+
+def registered(hooks: HookDict, module: Any, name: str, value: Any) -> Any:
+    """Return ``value`` as the global registration hooks leave it."""
+    for hook in hooks.values():
+        output = hook(module, name, value)
+        if output is not None:
+            value = output
+    return value
+
+
+def call_with_hooks(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run forward pre-hooks, ``forward`` and forward hooks; after an error, the hooks marked ``always_call``."""
+    called: set[int] = set()
+    result = None
+    try:
+        args, kwargs = _run_pre_hooks(module, args, kwargs)
+        result = module.forward(*args, **kwargs)
+        for number, hook in (*forward_hooks.items(), *module._forward_hooks.items()):
+            called.add(number)
+            output = _run_hook(module, number, hook, args, kwargs, result)
+            result = result if output is None else output
+        return result
+    except Exception:
+        _run_always_called(module, called, args, kwargs, result)
+        raise
+
+
+def _run_pre_hooks(
+    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    for number, hook in (*forward_pre_hooks.items(), *module._forward_pre_hooks.items()):
+        if number in module._forward_pre_hooks_with_kwargs:
+            output = hook(module, args, kwargs)
+            if output is None:
+                continue
+            if not (isinstance(output, tuple) and len(output) == 2):
+                raise RuntimeError(
+                    f"forward pre-hook must return None or a tuple of (new_args, new_kwargs), but got {output}."
+                )
+            args, kwargs = output
+        else:
+            output = hook(module, args)
+            if output is not None:
+                args = output if isinstance(output, tuple) else (output,)
+    return args, kwargs
+
+
+def _run_hook(module: Any, number: int, hook: Any, args: Any, kwargs: Any, result: Any) -> Any:
+    if number in module._forward_hooks_with_kwargs or number in forward_hooks_with_kwargs:
+        return hook(module, args, kwargs, result)
+    return hook(module, args, result)
+
+
+def _run_always_called(module: Any, called: set[int], args: Any, kwargs: Any, result: Any) -> None:
+    groups = (
+        ("global module", forward_hooks, forward_hooks_always_called),
+        ("module", module._forward_hooks, module._forward_hooks_always_called),
+    )
+    for kind, hooks, always in groups:
+        for number, hook in hooks.items():
+            if number not in always or number in called:
+                continue
+            try:
+                output = _run_hook(module, number, hook, args, kwargs, result)
+                result = result if output is None else output
+            except Exception as error:
+                warnings.warn(
+                    f"{kind} forward hook with ``always_call=True`` raised an exception that was silenced as another"
+                    f" error was raised in forward: {error}",
+                    stacklevel=2,
+                )
+
+
+def register_module_forward_pre_hook(hook: Any) -> RemovableHandle:
+    """Register ``hook(module, args)`` to run before the ``forward`` of every module."""
+    return add_hook(forward_pre_hooks, hook)
+
+
+def register_module_forward_hook(
+    hook: Any, *, with_kwargs: bool = False, always_call: bool = False
+) -> RemovableHandle:
+    """Register ``hook(module, args, output)`` to run after the ``forward`` of every module."""
+    return add_hook(
+        forward_hooks,
+        hook,
+        with_kwargs=(forward_hooks_with_kwargs, with_kwargs),
+        always_call=(forward_hooks_always_called, always_call),
+    )
+
+
+def register_module_module_registration_hook(hook: Any) -> RemovableHandle:
+    """Register ``hook(module, name, submodule)`` to run when any module gets a child."""
+    return add_hook(module_registration_hooks, hook)
+
+
+def register_module_parameter_registration_hook(hook: Any) -> RemovableHandle:
+    """Register ``hook(module, name, parameter)`` to run when any module gets a parameter."""
+    return add_hook(parameter_registration_hooks, hook)
+
+
+def register_module_buffer_registration_hook(hook: Any) -> RemovableHandle:
+    """Register ``hook(module, name, buffer)`` to run when any module gets a buffer."""
+    return add_hook(buffer_registration_hooks, hook)

@@ -1,0 +1,138 @@
+"""Modules as pytrees: leaves are parameters and buffers, once each, under their dotted names.
+
+Flattening remembers a *template*: a copy of the module without its arrays. Unflattening copies the template and
+puts the leaves in, so the new module shares nothing mutable with the old one, and what pointed inside the old
+module (bound methods, references between siblings) points inside the new.
+"""
+
+import functools
+import types
+from collections import deque
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmodules._tracing import Cell
+from jaxmodules.nn.parameter import Parameter
+from jaxmodules.state import BufferDict, HookDict, Stateful, Structure, TrackedDict, is_record, set_item, structure_of
+
+
+class Template:
+    """The static part of a flattened module; equal for modules of equal structure."""
+
+    __slots__ = ("key", "root", "structure")
+
+    def __init__(self, module: Any, structure: Structure) -> None:
+        self.key = structure.key
+        copier = _Copier()
+        self.root = copier.copy(module)
+        self.structure = (copier.cells(structure), copier.items(structure))
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Template) and self.key == other.key
+
+    def build(self, leaves: Any) -> Any:
+        """Return a new module with ``leaves`` in its slots."""
+        copier = _Copier()
+        module = copier.copy(self.root)
+        cells, items = self.structure
+        values = iter(leaves)
+        for cell in cells:
+            copier.memo[id(cell)]._value = next(values)
+        for buffers, name in items:
+            set_item(copier.memo[id(buffers)], name, next(values))
+        return module
+
+
+class _Copier:
+    """Copy a module without its arrays: what its key compares by content is copied, the rest is shared."""
+
+    def __init__(self) -> None:
+        self.memo: dict[int, Any] = {}
+
+    def cells(self, structure: Structure) -> list[Any]:
+        return [self.memo[id(cell)] for cell in structure.cells]
+
+    def items(self, structure: Structure) -> list[tuple[Any, str]]:
+        return [(self.memo[id(buffers)], name) for buffers, name in structure.items]
+
+    def copy(self, value: Any) -> Any:
+        if id(value) in self.memo:
+            return self.memo[id(value)]
+        if isinstance(value, Stateful) and hasattr(value, "_modules"):
+            return self._module(value)
+        if isinstance(value, Cell):
+            new: Any = value._with(None) if isinstance(value, Parameter) else value
+        elif isinstance(value, BufferDict):
+            new = BufferDict._of(dict.fromkeys(value))
+        elif isinstance(value, TrackedDict):
+            new = type(value)()
+            self.memo[id(value)] = new
+            for key, item in value.items():
+                new[key] = self.copy(item)
+        else:
+            new = self._static(value)
+        self.memo[id(value)] = new
+        return new
+
+    def _module(self, module: Any) -> Any:
+        new = object.__new__(type(module))
+        self.memo[id(module)] = new
+        object.__setattr__(new, "_observed", False)
+        for name, value in module.__dict__.items():
+            if name != "_compiled_call_impl":
+                new.__dict__[name] = self.copy(value)
+        return new
+
+    def _static(self, value: Any) -> Any:
+        kind = type(value)
+        if isinstance(value, HookDict):
+            return HookDict((k, self.copy(v)) for k, v in value.items())
+        if isinstance(value, types.MethodType):
+            owner = self.copy(value.__self__)
+            return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
+        if isinstance(value, functools.partial):
+            return kind(self.copy(value.func), *map(self.copy, value.args), **self._dict(value.keywords))
+        if isinstance(value, dict) and kind.__init__ in (dict.__init__, HookDict.__init__):
+            return kind(self._dict(value))
+        if isinstance(value, list | set | frozenset | deque) or kind is tuple:
+            return kind(self.copy(item) for item in value)
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return kind(*map(self.copy, value))
+        if isinstance(value, np.ndarray):
+            return value.copy()
+        if is_record(value) and not isinstance(value, jax.Array):
+            new = object.__new__(kind)
+            self.memo[id(value)] = new
+            new.__dict__.update(self._dict(vars(value)))
+            return new
+        return value
+
+    def _dict(self, value: dict[Any, Any]) -> dict[Any, Any]:
+        return {k: self.copy(v) for k, v in value.items()}
+
+
+def _template(structure: Structure, module: Any) -> Template:
+    if structure.template is None:
+        structure.template = Template(module, structure)
+    return structure.template
+
+
+def _flatten(module: Any) -> tuple[list[Any], Template]:
+    structure = structure_of(module)
+    return structure.read(), _template(structure, module)
+
+
+def _flatten_with_keys(module: Any) -> tuple[list[tuple[Any, Any]], Template]:
+    structure = structure_of(module)
+    keys = map(jax.tree_util.GetAttrKey, structure.names)
+    return list(zip(keys, structure.read(), strict=True)), _template(structure, module)
+
+
+def register(cls: type) -> None:
+    """Register a Module class with JAX."""
+    jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, Template.build, _flatten)

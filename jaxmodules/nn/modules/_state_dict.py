@@ -1,0 +1,245 @@
+"""``state_dict`` and ``load_state_dict``: PyTorch's protocol, with a load that changes all or nothing."""
+
+import functools
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxmodules.nn.parameter import Parameter, copy_array, to_array, unbox
+
+
+EXTRA_STATE = "_extra_state"
+
+
+class IncompatibleKeys(NamedTuple):
+    """The keys that a ``load_state_dict`` did not find, and those it could not place."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+    def __repr__(self) -> str:
+        if not self.missing_keys and not self.unexpected_keys:
+            return "<All keys matched successfully>"
+        return f"_IncompatibleKeys(missing_keys={self.missing_keys!r}, unexpected_keys={self.unexpected_keys!r})"
+
+    __str__ = __repr__
+
+
+class StateDict(OrderedDict[str, Any]):
+    """An ordered dict of arrays that carries the modules' versions in ``_metadata``."""
+
+    _metadata: OrderedDict[str, dict[str, Any]]
+
+
+class LoadPreHook:
+    """A load_state_dict pre-hook that may take the module it is registered on as its first argument."""
+
+    def __init__(self, hook: Callable[..., Any], module: Any = None) -> None:
+        self.hook = hook
+        self.module = None if module is None else weakref.ref(module)
+        functools.update_wrapper(self, hook)
+
+    def __call__(self, *args: Any) -> Any:
+        return self.hook(*args) if self.module is None else self.hook(self.module(), *args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"hook": self.hook, "module": None if self.module is None else self.module()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["hook"], state["module"])  # type: ignore[misc]
+
+
+def build(module: Any, destination: Any, prefix: str, keep_vars: bool) -> Any:
+    """Return the state of ``module`` and its children in ``destination``."""
+    if destination is None:
+        destination = StateDict()
+        destination._metadata = OrderedDict()
+    local_metadata = {"version": module._version}
+    if hasattr(destination, "_metadata"):
+        destination._metadata[prefix[:-1]] = local_metadata
+    for hook in module._state_dict_pre_hooks.values():
+        hook(module, prefix, keep_vars)
+    module._save_to_state_dict(destination, prefix, keep_vars)
+    for name, child in module._modules.items():
+        if child is not None:
+            child.state_dict(destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
+    for hook in module._state_dict_hooks.values():
+        output = hook(module, destination, prefix, local_metadata)
+        if not getattr(hook, "_from_public_api", False):
+            destination = destination if output is None else output
+        elif output is not None:
+            raise RuntimeError("state_dict post-hook must return None")
+    return destination
+
+
+def save_own(module: Any, destination: Any, prefix: str, keep_vars: bool, has_extra: bool) -> None:
+    """Put the parameters, persistent buffers and extra state of one module into ``destination``."""
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            destination[prefix + name] = parameter if keep_vars else parameter.value
+    for name, buffer in module._buffers.items():
+        if buffer is not None and name not in module._non_persistent_buffers_set:
+            destination[prefix + name] = buffer
+    if has_extra:
+        destination[prefix + EXTRA_STATE] = module.get_extra_state()
+
+
+def load(root: Any, state_dict: Mapping[str, Any], strict: bool, assign: bool) -> IncompatibleKeys:
+    """Load ``state_dict`` into ``root`` and its children, or raise one error and leave them as they were."""
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
+    missing: list[str] = []
+    unexpected: list[str] = []
+    errors: list[str] = []
+    metadata = getattr(state_dict, "_metadata", None)
+    copied = StateDict(state_dict)
+    if metadata is not None:
+        copied._metadata = metadata
+
+    def visit(module: Any, local: Any, prefix: str) -> None:
+        local_metadata = {} if metadata is None else dict(metadata.get(prefix[:-1], {}))
+        if assign:
+            local_metadata["assign_to_params_buffers"] = assign
+        module._load_from_state_dict(local, prefix, local_metadata, True, missing, unexpected, errors)
+        for name, child in module._modules.items():
+            if child is not None:
+                child_prefix = f"{prefix}{name}."
+                visit(child, {k: v for k, v in local.items() if k.startswith(child_prefix)}, child_prefix)
+        incompatible = IncompatibleKeys(missing, unexpected)
+        for hook in module._load_state_dict_post_hooks.values():
+            if hook(module, incompatible) is not None:
+                raise AssertionError(
+                    "Hooks registered with ``register_load_state_dict_post_hook`` are not expected to return new"
+                    " values, if incompatible_keys need to be modified, it should be done inplace."
+                )
+
+    before = _Snapshot(root)
+    try:
+        visit(root, copied, "")
+        if strict and unexpected:
+            errors.insert(0, "Unexpected key(s) in state_dict: {}. ".format(", ".join(f'"{k}"' for k in unexpected)))
+        if strict and missing:
+            errors.insert(0, "Missing key(s) in state_dict: {}. ".format(", ".join(f'"{k}"' for k in missing)))
+        if errors:
+            lines = "\n\t".join(errors)
+            raise RuntimeError(f"Error(s) in loading state_dict for {type(root).__name__}:\n\t{lines}")
+    except BaseException:
+        before.restore()
+        raise
+    return IncompatibleKeys(missing, unexpected)
+
+
+class _Snapshot:
+    """What a load can change, as it was before."""
+
+    def __init__(self, root: Any) -> None:
+        self.modules = [
+            (m, dict(m._parameters), dict(m._buffers), set(m._non_persistent_buffers_set)) for m in root.modules()
+        ]
+        self.values = [(p, p._value, p._requires_grad) for p in root.parameters()]
+        overrides = [m for m in root.modules() if m._has_extra_state() and m._takes_extra_state()]
+        self.extra = [(m, m.get_extra_state()) for m in overrides]
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for module, parameters, buffers, non_persistent in self.modules:
+            for own, old in ((module._parameters, parameters), (module._buffers, buffers)):
+                if list(own) != list(old) or any(own[k] is not old[k] for k in old):
+                    own.clear()
+                    for name, value in old.items():
+                        own[name] = value
+            module._non_persistent_buffers_set = non_persistent
+        for box, value, requires_grad in self.values:
+            box._value = value
+            box.requires_grad = requires_grad
+        for module, state in self.extra:
+            module.set_extra_state(state)
+
+
+def _is_array_like(value: Any) -> bool:
+    return isinstance(value, jax.Array | np.ndarray | np.generic) or hasattr(value, "__jax_array__") or hasattr(
+        value, "detach"
+    )
+
+
+def load_own(
+    module: Any,
+    state_dict: Mapping[str, Any],
+    prefix: str,
+    assign: bool,
+    missing_keys: list[str],
+    error_msgs: list[str],
+) -> dict[str, Any]:
+    """Load the parameters and persistent buffers of one module; return those that it has."""
+    persistent = {k: b for k, b in module._buffers.items() if k not in module._non_persistent_buffers_set}
+    own = {k: v for k, v in (*module._parameters.items(), *persistent.items()) if v is not None}
+    for name, current in own.items():
+        key = prefix + name
+        if key not in state_dict:
+            missing_keys.append(key)
+            continue
+        new = state_dict[key]
+        if not _is_array_like(new):
+            error_msgs.append(
+                f'While copying the parameter named "{key}", expected an array or array-like object from checkpoint'
+                f" but received {type(new)}"
+            )
+            continue
+        if len(current.shape) == 0 and tuple(new.shape) == (1,):
+            new = unbox(new)[0]  # scalars were vectors of one element in PyTorch 0.3
+        if tuple(new.shape) != tuple(current.shape):
+            error_msgs.append(
+                f"size mismatch for {key}: copying a param with shape {_size(new.shape)} from checkpoint,"
+                f" the shape in current model is {_size(current.shape)}."
+            )
+            continue
+        try:
+            _put(module, name, current, new, assign)
+        except Exception as error:
+            error_msgs.append(
+                f'While copying the parameter named "{key}", whose dimensions in the model are'
+                f" {_size(current.shape)} and whose dimensions in the checkpoint are {_size(new.shape)},"
+                f" an exception occurred : {error.args}."
+            )
+    return own
+
+
+def _size(shape: Any) -> str:
+    return f"torch.Size({list(shape)})"
+
+
+def _put(module: Any, name: str, current: Any, new: Any, assign: bool) -> None:
+    is_parameter = isinstance(current, Parameter)
+    if assign:
+        if is_parameter and isinstance(new, Parameter):
+            new.requires_grad_(current.requires_grad)
+        elif is_parameter:
+            new = Parameter(to_array(new), requires_grad=current.requires_grad)
+        setattr(module, name, new if is_parameter else to_array(new))
+        return
+    # A copy of its own: donating the model's arrays must not delete the checkpoint's.
+    array = to_array(new, current.dtype)
+    if array is unbox(new):
+        array = copy_array(array)
+    old = unbox(current) if not is_parameter else current._value
+    if isinstance(old, jax.Array) and getattr(old, "committed", False) and isinstance(array, jax.Array):
+        array = jax.device_put(array, old.sharding)
+    if is_parameter:
+        current.value = array
+    else:
+        module._buffers[name] = array
+
+
+def unexpected_of(module: Any, state_dict: Mapping[str, Any], prefix: str, own: Mapping[str, Any]) -> list[str]:
+    """Return the keys under ``prefix`` that name nothing in the module."""
+    unexpected = []
+    for key in state_dict:
+        if key.startswith(prefix) and key != prefix + EXTRA_STATE:
+            head, *rest = key[len(prefix) :].split(".", 1)
+            if head not in (module._modules if rest else own):
+                unexpected.append(key)
+    return unexpected

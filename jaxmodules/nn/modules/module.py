@@ -1,0 +1,799 @@
+"""The base class of all modules: PyTorch's object model over JAX arrays.
+
+This file is the table of contents. A Module is five ordered dicts (parameters, buffers, children, hooks) and
+ordinary attributes; ``__setattr__`` decides where a value belongs. What works on a whole tree lives beside it:
+traversal in ``_walk``, hooks and the call in ``_hooks``, (de)serialisation in ``_state_dict``, conversion in
+``_convert``, printing in ``_repr``, the pytree form in ``_pytree``.
+
+Two things are JAX's. The dicts and ``__setattr__`` tell the state core when the structure changes, so that
+compiled functions know it without looking. And a write that would leave a traced value behind is refused
+where it happens.
+"""
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmodules._tracing import (
+    LeakError,
+    Tracer,
+    UnboundStateError,
+    epoch,
+    is_tracing,
+    leak_message,
+    leaks,
+    local,
+    must_not_read,
+    unbound_message,
+)
+from jaxmodules.nn.modules import _convert, _hooks, _pytree, _state_dict, _walk
+from jaxmodules.nn.modules._hooks import RemovableHandle, add_hook, registered
+from jaxmodules.nn.modules._repr import module_repr
+from jaxmodules.nn.parameter import Buffer, Parameter, is_differentiable, to_array
+from jaxmodules.state import ATOMS, BufferDict, ChildDict, HookDict, Scan, Stateful, TrackedDict, holds_tracer
+
+register_module_buffer_registration_hook = _hooks.register_module_buffer_registration_hook
+register_module_forward_hook = _hooks.register_module_forward_hook
+register_module_forward_pre_hook = _hooks.register_module_forward_pre_hook
+register_module_module_registration_hook = _hooks.register_module_module_registration_hook
+register_module_parameter_registration_hook = _hooks.register_module_parameter_registration_hook
+
+_DICTS: dict[str, Callable[[], Any]] = {
+    "_parameters": TrackedDict,
+    "_buffers": BufferDict,
+    "_non_persistent_buffers_set": set,
+    "_backward_pre_hooks": HookDict,
+    "_backward_hooks": HookDict,
+    "_is_full_backward_hook": lambda: None,
+    "_forward_hooks": HookDict,
+    "_forward_hooks_with_kwargs": HookDict,
+    "_forward_hooks_always_called": HookDict,
+    "_forward_pre_hooks": HookDict,
+    "_forward_pre_hooks_with_kwargs": HookDict,
+    "_state_dict_hooks": HookDict,
+    "_state_dict_pre_hooks": HookDict,
+    "_load_state_dict_pre_hooks": HookDict,
+    "_load_state_dict_post_hooks": HookDict,
+    "_modules": ChildDict,
+}
+_MISSING = object()
+
+
+def typename(value: Any) -> str:
+    """Return the dotted name of the type of ``value``, without ``builtins``."""
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, jax.Array | np.ndarray | Buffer)
+
+
+class Module(Stateful):
+    """Base class of all models and layers; subclass it, assign layers in ``__init__``, write ``forward``.
+
+    Parameters, buffers and child modules assigned to attributes are registered, and follow ``to``, ``train``,
+    ``state_dict`` and every transform. Names, order and messages are those of :class:`torch.nn.Module`.
+
+    Attributes:
+        training: whether the module is in training mode.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> class Net(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.fc = nn.Linear(3, 2)
+        ...     def forward(self, x):
+        ...         return self.fc(x)
+        >>> [name for name, _ in Net().named_parameters()]
+        ['fc.weight', 'fc.bias']
+        >>> Net()(jnp.ones((5, 3))).shape
+        (5, 2)
+    """
+
+    dump_patches: bool = False
+    _version: int = 1
+    call_super_init: bool = False
+    _compiled_call_impl: Callable[..., Any] | None = None
+    _compiler: ClassVar[Callable[..., Any] | None] = None  # set by transforms.jit, which is a level above
+
+    training: bool
+    _parameters: dict[str, Parameter | None]
+    _buffers: dict[str, jax.Array | None]
+    _modules: dict[str, "Module | None"]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if not self.call_super_init and (args or kwargs):
+            what = f"an unexpected keyword argument '{next(iter(kwargs))}'" if kwargs else None
+            raise TypeError(
+                f"{type(self).__name__}.__init__() got {what}"
+                if what
+                else f"{type(self).__name__}.__init__() takes 1 positional argument but {len(args) + 1} were given"
+            )
+        object.__setattr__(self, "_observed", False)
+        own = self.__dict__
+        own["training"] = True
+        for name, make in _DICTS.items():
+            own[name] = make()
+        if self.call_super_init:
+            super().__init__(*args, **kwargs)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _pytree.register(cls)
+
+    def forward(self, *input: Any) -> Any:
+        """Compute the output; every subclass overrides this.
+
+        Raises:
+            NotImplementedError: if it does not.
+        """
+        raise NotImplementedError(f'Module [{type(self).__name__}] is missing the required "forward" function')
+
+    # Registration
+
+    def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:
+        """Add an array that is state but no parameter, such as a running mean.
+
+        Args:
+            name: the attribute it is read by.
+            tensor: the array, or ``None`` for a buffer that is not there.
+            persistent: whether it is part of the ``state_dict``.
+
+        Raises:
+            AttributeError: before ``Module.__init__()``.
+            TypeError: if the name is no string or the value no array.
+            KeyError: if the name is taken, empty or has a dot.
+        """
+        if "_buffers" not in self.__dict__:
+            raise AttributeError("cannot assign buffer before Module.__init__() call")
+        self._check_name("buffer", name, self._buffers)
+        if tensor is not None and not _is_array(tensor):
+            raise TypeError(
+                f"cannot assign '{typename(tensor)}' object to buffer '{name}' (jax.Array, NumPy array or None required)"
+            )
+        tensor = registered(_hooks.buffer_registration_hooks, self, name, tensor)
+        self._buffers[name] = None if tensor is None else to_array(tensor)
+        if persistent:
+            self._non_persistent_buffers_set.discard(name)
+        else:
+            self._non_persistent_buffers_set.add(name)
+
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        """Add a parameter.
+
+        Args:
+            name: the attribute it is read by.
+            param: the parameter, or ``None`` for one that is not there.
+
+        Raises:
+            AttributeError: before ``Module.__init__()``.
+            TypeError: if the name is no string or the value no Parameter.
+            KeyError: if the name is taken, empty or has a dot.
+        """
+        if "_parameters" not in self.__dict__:
+            raise AttributeError("cannot assign parameter before Module.__init__() call")
+        self._check_name("parameter", name, self._parameters)
+        if param is not None and not isinstance(param, Parameter):
+            raise TypeError(
+                f"cannot assign '{typename(param)}' object to parameter '{name}' (nn.Parameter or None required)"
+            )
+        if param is not None:
+            param = registered(_hooks.parameter_registration_hooks, self, name, param)
+        self._parameters[name] = param
+
+    def add_module(self, name: str, module: "Module | None") -> None:
+        """Add a child module.
+
+        Args:
+            name: the attribute it is read by.
+            module: the child, or ``None`` for one that is not there.
+
+        Raises:
+            TypeError: if the name is no string or the value no Module.
+            KeyError: if the name is taken, empty or has a dot.
+        """
+        if not isinstance(module, Module) and module is not None:
+            raise TypeError(f"{typename(module)} is not a Module subclass")
+        self._check_name("module", name, self._modules)
+        self._modules[name] = registered(_hooks.module_registration_hooks, self, name, module)
+
+    def register_module(self, name: str, module: "Module | None") -> None:
+        """Add a child module; an alias of :meth:`add_module`."""
+        self.add_module(name, module)
+
+    def _check_name(self, kind: str, name: Any, registry: Mapping[str, Any]) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"{kind} name should be a string. Got {typename(name)}")
+        if kind == "module" and hasattr(self, name) and name not in registry:
+            raise KeyError(f"attribute '{name}' already exists")
+        if "." in name:
+            raise KeyError(f'{kind} name can\'t contain "."' + (f", got: {name}" if kind == "module" else ""))
+        if name == "":
+            raise KeyError(f'{kind} name can\'t be empty string ""')
+        if hasattr(self, name) and name not in registry:
+            raise KeyError(f"attribute '{name}' already exists")
+
+    # Attributes
+
+    def __getattr__(self, name: str) -> Any:
+        own = self.__dict__
+        if "_parameters" in own and name in own["_parameters"]:
+            return own["_parameters"][name]
+        if "_buffers" in own and name in own["_buffers"]:
+            buffers = own["_buffers"]
+            if local.frames and must_not_read((id(buffers), name), buffers._born) and buffers[name] is not None:
+                raise UnboundStateError(unbound_message(f"buffer '{name}' of {type(self).__name__}"))
+            return buffers[name]
+        if "_modules" in own and name in own["_modules"]:
+            return own["_modules"][name]
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = self.__dict__
+        parameters = own.get("_parameters")
+        if isinstance(value, Parameter):
+            if parameters is None:
+                raise AttributeError("cannot assign parameters before Module.__init__() call")
+            self._forget(name, "_buffers", "_modules")
+            self.register_parameter(name, value)
+        elif parameters is not None and name in parameters:
+            if value is not None:
+                raise TypeError(
+                    f"cannot assign '{typename(value)}' as parameter '{name}' (nn.Parameter or None expected)"
+                )
+            self.register_parameter(name, value)
+        elif isinstance(value, Module) or (parameters is not None and name in own["_modules"]):
+            self._set_module(name, value)
+        elif isinstance(value, Buffer) or (parameters is not None and name in own["_buffers"]):
+            self._set_buffer(name, value)
+        else:
+            self._set_static(name, value)
+
+    def _set_module(self, name: str, value: Any) -> None:
+        if "_modules" not in self.__dict__:
+            raise AttributeError("cannot assign module before Module.__init__() call")
+        if isinstance(value, Module):
+            self._forget(name, "_parameters", "_buffers")
+        elif value is not None:
+            raise TypeError(
+                f"cannot assign '{typename(value)}' as child module '{name}' (nn.Module or None expected)"
+            )
+        self._modules[name] = registered(_hooks.module_registration_hooks, self, name, value)
+
+    def _set_buffer(self, name: str, value: Any) -> None:
+        if value is not None and not _is_array(value):
+            raise TypeError(
+                f"cannot assign '{typename(value)}' as buffer '{name}' (nn.Buffer, jax.Array or None expected)"
+            )
+        non_persistent = self.__dict__.get("_non_persistent_buffers_set", ())
+        persistent = value.persistent if isinstance(value, Buffer) else name not in non_persistent
+        if getattr(self.register_buffer, "__func__", None) is Module.register_buffer or (
+            "persistent" in inspect.signature(self.register_buffer).parameters
+        ):
+            self.register_buffer(name, value, persistent)
+        elif persistent:
+            self.register_buffer(name, value)
+        else:
+            raise RuntimeError(
+                "Registering a non-persistent buffer on a Module subclass that implements register_buffer() without"
+                " the persistent argument is not allowed."
+            )
+
+    def _set_static(self, name: str, value: Any) -> None:
+        own = self.__dict__
+        if is_tracing() and holds_tracer(value):
+            born = own["_buffers"]._born if "_buffers" in own else None
+            if any(leaks(leaf, (id(own), name), born) for leaf in jax.tree.leaves(value)):
+                path = ".".join([*local.path, name])
+                raise LeakError(leak_message(f"the attribute '{path}' of {type(self).__name__}"))
+        if name in _DICTS and type(value) in (dict, _hooks.OrderedDict):
+            make = _DICTS[name]
+            value = make(value.items()) if make is HookDict else make._of(value)  # type: ignore[attr-defined]
+        old = own.get(name, _MISSING)
+        object.__setattr__(self, name, value)
+        if own.get("_parameters") is not None and self._observed and old is not value:
+            if not (type(old) is type(value) and type(value) in ATOMS and old == value):
+                epoch.count += 1
+
+    def _forget(self, name: str, *registries: str) -> None:
+        own = self.__dict__
+        for registry in (own, *(own[r] for r in registries)):
+            if name in registry:
+                del registry[name]
+        own["_non_persistent_buffers_set"].discard(name)
+
+    def __delattr__(self, name: str) -> None:
+        for registry in (self._parameters, self._buffers, self._modules):
+            if name in registry:
+                del registry[name]
+                self._non_persistent_buffers_set.discard(name)
+                return
+        object.__delattr__(self, name)
+        epoch.count += 1
+
+    def __dir__(self) -> list[str]:
+        own = self.__dict__
+        names = {*dir(type(self)), *own, *own["_parameters"], *own["_modules"], *own["_buffers"]}
+        return sorted(name for name in names if not name[:1].isdigit())
+
+    # Calling
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._compiled_call_impl is not None:
+            return self._compiled_call_impl(*args, **kwargs)
+        return self._call_impl(*args, **kwargs)
+
+    _wrapped_call_impl = __call__
+
+    def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
+        if not is_tracing():
+            return self._run(args, kwargs)
+        name = getattr(self, "_scope", None) or type(self).__name__
+        local.path.append(name)
+        try:
+            with jax.named_scope(name):
+                return self._run(args, kwargs)
+        finally:
+            local.path.pop()
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        own = self.__dict__
+        if own["_forward_hooks"] or own["_forward_pre_hooks"] or _hooks.forward_hooks or _hooks.forward_pre_hooks:
+            return _hooks.call_with_hooks(self, args, kwargs)
+        return self.forward(*args, **kwargs)
+
+    def _slow_forward(self, *input: Any, **kwargs: Any) -> Any:
+        return self.forward(*input, **kwargs)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Make calls of this module run compiled; the arguments are those of ``jm.jit``."""
+        assert Module._compiler is not None
+        self._compiled_call_impl = Module._compiler(self._call_impl, *args, **kwargs)
+
+    # Hooks
+
+    def register_forward_pre_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> RemovableHandle:
+        """Register ``hook(module, args)`` to run before ``forward``; what it returns replaces the arguments.
+
+        Args:
+            hook: the function; with ``with_kwargs`` it is called as ``hook(module, args, kwargs)``.
+            prepend: run before the hooks already there.
+            with_kwargs: hand on keyword arguments as well.
+        """
+        flags = {"with_kwargs": (self._forward_pre_hooks_with_kwargs, with_kwargs)}
+        return add_hook(self._forward_pre_hooks, hook, prepend, **flags)
+
+    def register_forward_hook(
+        self,
+        hook: Callable[..., Any],
+        *,
+        prepend: bool = False,
+        with_kwargs: bool = False,
+        always_call: bool = False,
+    ) -> RemovableHandle:
+        """Register ``hook(module, args, output)`` to run after ``forward``; what it returns replaces the output.
+
+        Args:
+            hook: the function; with ``with_kwargs`` it is called as ``hook(module, args, kwargs, output)``.
+            prepend: run before the hooks already there.
+            with_kwargs: hand on keyword arguments as well.
+            always_call: run even when ``forward`` raises.
+        """
+        flags = {
+            "with_kwargs": (self._forward_hooks_with_kwargs, with_kwargs),
+            "always_call": (self._forward_hooks_always_called, always_call),
+        }
+        return add_hook(self._forward_hooks, hook, prepend, **flags)
+
+    def register_full_backward_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """Raise NotImplementedError: gradients are computed by JAX; take them from ``jm.grad``."""
+        raise _no_backward_hooks("register_full_backward_hook")
+
+    def register_full_backward_pre_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """Raise NotImplementedError: gradients are computed by JAX; take them from ``jm.grad``."""
+        raise _no_backward_hooks("register_full_backward_pre_hook")
+
+    def register_backward_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Raise NotImplementedError: gradients are computed by JAX; take them from ``jm.grad``."""
+        raise _no_backward_hooks("register_backward_hook")
+
+    def _register_state_dict_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        if getattr(hook, "_from_public_api", False):
+            raise RuntimeError(
+                "Cannot register the same function as the state dict post hook that was previously registered via"
+                " register_state_dict_post_hook"
+            )
+        return add_hook(self._state_dict_hooks, hook)
+
+    def register_state_dict_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Register ``hook(module, state_dict, prefix, local_metadata)`` to run after :meth:`state_dict`."""
+        hook._from_public_api = True  # type: ignore[attr-defined]
+        return add_hook(self._state_dict_hooks, hook)
+
+    def register_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Register ``hook(module, prefix, keep_vars)`` to run before :meth:`state_dict`."""
+        return add_hook(self._state_dict_pre_hooks, hook)
+
+    def _register_load_state_dict_pre_hook(
+        self, hook: Callable[..., Any], with_module: bool = False
+    ) -> RemovableHandle:
+        return add_hook(self._load_state_dict_pre_hooks, _state_dict.LoadPreHook(hook, self if with_module else None))
+
+    def register_load_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Register a hook to run before :meth:`load_state_dict` loads into this module.
+
+        It is called as ``hook(module, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+        error_msgs)``.
+        """
+        return self._register_load_state_dict_pre_hook(hook, with_module=True)
+
+    def register_load_state_dict_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Register ``hook(module, incompatible_keys)`` to run after :meth:`load_state_dict`."""
+        return add_hook(self._load_state_dict_post_hooks, hook)
+
+    # State
+
+    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        """Return an ordered dict of all parameters and persistent buffers, by dotted name.
+
+        Args:
+            args: ``destination``, ``prefix`` and ``keep_vars`` by position (deprecated).
+            destination: a dict to put them into.
+            prefix: put before every name.
+            keep_vars: list the Parameters themselves instead of their arrays.
+        """
+        if args:
+            warnings.warn(
+                "Positional args are being deprecated, use kwargs instead. Refer to"
+                " https://pytorch.org/docs/main/generated/torch.nn.Module.html#torch.nn.Module.state_dict"
+                " for details.",
+                FutureWarning,
+                stacklevel=2,
+            )
+            given = dict(zip(("destination", "prefix", "keep_vars"), args, strict=False))
+            destination = given["destination"] if destination is None else destination
+            prefix = given.get("prefix", prefix) if prefix == "" else prefix
+            keep_vars = given.get("keep_vars", keep_vars) if keep_vars is False else keep_vars
+        return _state_dict.build(self, destination, prefix, keep_vars)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        _state_dict.save_own(self, destination, prefix, keep_vars, self._has_extra_state())
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Copy a state dict into the parameters and buffers; all of it, or on any error nothing.
+
+        Args:
+            state_dict: arrays of JAX, NumPy or torch by dotted name.
+            strict: whether missing and unexpected keys are errors.
+            assign: put the arrays in as they are instead of copying them in the module's dtype and placement.
+
+        Returns:
+            A named tuple of ``missing_keys`` and ``unexpected_keys``.
+
+        Raises:
+            RuntimeError: listing all missing, unexpected and mis-shaped keys.
+            TypeError: if ``state_dict`` is no mapping.
+        """
+        return _state_dict.load(self, state_dict, strict, assign)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        for hook in self._load_state_dict_pre_hooks.values():
+            hook(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        assign = local_metadata.get("assign_to_params_buffers", False)
+        missing: list[str] = []
+        own = _state_dict.load_own(self, state_dict, prefix, assign, missing, error_msgs)
+        extra_key = prefix + _state_dict.EXTRA_STATE
+        unexpected = _state_dict.unexpected_of(self, state_dict, prefix, own)
+        if self._takes_extra_state():
+            if extra_key in state_dict:
+                self.set_extra_state(state_dict[extra_key])
+            else:
+                missing.append(extra_key)
+        elif extra_key in state_dict:
+            unexpected.insert(0, extra_key)
+        if strict:
+            missing_keys.extend(missing)
+            unexpected_keys.extend(unexpected)
+
+    def _has_extra_state(self) -> bool:
+        return type(self).get_extra_state is not Module.get_extra_state
+
+    def _takes_extra_state(self) -> bool:
+        return type(self).set_extra_state is not Module.set_extra_state
+
+    def get_extra_state(self) -> Any:
+        """Return what else belongs into the ``state_dict``; override together with :meth:`set_extra_state`."""
+        raise RuntimeError(f"{type(self).__name__} has no extra state: override get_extra_state to give it one")
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take what :meth:`get_extra_state` returned; called by :meth:`load_state_dict`."""
+        raise RuntimeError(f"{type(self).__name__} has no extra state: override set_extra_state to give it one")
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state.pop("_compiled_call_impl", None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        object.__setattr__(self, "_observed", False)
+        own = self.__dict__
+        own.update(state)
+        for name, make in _DICTS.items():
+            value = own.setdefault(name, make())
+            if type(value) in (dict, _hooks.OrderedDict):
+                own[name] = make(value.items()) if make is HookDict else make._of(value)  # type: ignore[attr-defined]
+
+    def _scan(self, scan: Scan, path: str) -> Any:
+        return scan.module(self, path)
+
+    # Traversal
+
+    def get_submodule(self, target: str) -> "Module":
+        """Return the module at a dotted path.
+
+        Raises:
+            AttributeError: if a step of the path is missing or no module.
+        """
+        return _walk.resolve(self, target, lambda m: isinstance(m, Module))
+
+    def set_submodule(self, target: str, module: "Module", strict: bool = False) -> None:
+        """Replace the module at a dotted path, or add it; with ``strict`` only replace.
+
+        Raises:
+            ValueError: if the path is empty or ``module`` is no Module.
+            AttributeError: if a step of the path is missing or no module.
+        """
+        if target == "":
+            raise ValueError("Cannot set the submodule without a target name!")
+        if not isinstance(module, Module):
+            raise ValueError(f"`module` is not an nn.Module, found {type(module)}")
+        path, _, name = target.rpartition(".")
+        parent = self.get_submodule(path)
+        if strict or hasattr(parent, name):
+            _walk.resolve(parent, name, lambda m: isinstance(m, Module))
+        setattr(parent, name, module)
+
+    def get_parameter(self, target: str) -> Parameter:
+        """Return the parameter at a dotted path.
+
+        Raises:
+            AttributeError: if there is none.
+        """
+        return self._get_member(target, lambda _, __, value: isinstance(value, Parameter), "an nn.Parameter")
+
+    def get_buffer(self, target: str) -> jax.Array:
+        """Return the buffer at a dotted path.
+
+        Raises:
+            AttributeError: if there is none.
+        """
+        return self._get_member(target, lambda owner, name, _: name in owner._buffers, "a buffer")
+
+    def _get_member(self, target: str, is_right: Callable[[Any, str, Any], bool], what: str) -> Any:
+        path, _, name = target.rpartition(".")
+        owner = self.get_submodule(path)
+        if not hasattr(owner, name):
+            raise AttributeError(f"{owner._get_name()} has no attribute `{name}`")
+        value = getattr(owner, name)
+        if not is_right(owner, name, value):
+            raise AttributeError(f"`{name}` is not {what}")
+        return value
+
+    def _named_members(
+        self, get_members_fn: Any, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Any]]:
+        return _walk.walk_members(self, get_members_fn, prefix, recurse, remove_duplicate)
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        """Yield every parameter once."""
+        for _, parameter in self.named_parameters(recurse=recurse):
+            yield parameter
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
+        """Yield every parameter with its dotted name; shared ones once, or with ``remove_duplicate=False`` always."""
+        return self._named_members(lambda m: m._parameters.items(), prefix, recurse, remove_duplicate)
+
+    def buffers(self, recurse: bool = True) -> Iterator[jax.Array]:
+        """Yield every buffer once."""
+        for _, buffer in self.named_buffers(recurse=recurse):
+            yield buffer
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, jax.Array]]:
+        """Yield every buffer with its dotted name."""
+        return self._named_members(lambda m: m._buffers.items(), prefix, recurse, remove_duplicate)
+
+    def children(self) -> Iterator["Module"]:
+        """Yield the direct children, each once."""
+        for _, child in self.named_children():
+            yield child
+
+    def named_children(self) -> Iterator[tuple[str, "Module"]]:
+        """Yield the direct children with their names, each once."""
+        memo: set[int] = set()
+        for name, child in self._modules.items():
+            if child is not None and id(child) not in memo:
+                memo.add(id(child))
+                yield name, child
+
+    def modules(self, remove_duplicate: bool = True) -> Iterator["Module"]:
+        """Yield this module and every module below it, each once."""
+        for _, module in self.named_modules(remove_duplicate=remove_duplicate):
+            yield module
+
+    def named_modules(
+        self, memo: Any = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, "Module"]]:
+        """Yield this module and every module below it with dotted names, parents first."""
+        return _walk.walk_modules(self, memo, prefix, remove_duplicate)
+
+    # Changes to the whole tree
+
+    def apply(self, fn: Callable[["Module"], None]) -> Self:
+        """Call ``fn`` on every module, children first, and return this one."""
+        for child in self.children():
+            child.apply(fn)
+        fn(self)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode here and below, and return this module.
+
+        Raises:
+            ValueError: if ``mode`` is no bool.
+        """
+        if not isinstance(mode, bool):
+            raise ValueError(f"training mode is expected to be boolean, got {mode!r}")
+        self.training = mode
+        for child in self.children():
+            child.train(mode)
+        return self
+
+    def eval(self) -> Self:
+        """Set evaluation mode here and below, and return this module."""
+        return self.train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Freeze or unfreeze every parameter, and return this module."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset every parameter's ``.grad`` to ``None``, or to zeros."""
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad = None if set_to_none else jnp.zeros_like(parameter.grad)
+
+    def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Self:
+        if recurse:
+            for child in self.children():
+                child._apply(fn)
+        for parameter in self._parameters.values():
+            if parameter is not None:
+                parameter.value = fn(parameter.value)
+                if parameter._grad is not None:
+                    parameter.grad = fn(parameter._grad)
+        for name, buffer in self._buffers.items():
+            if buffer is not None:
+                self._buffers[name] = fn(buffer)
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move and cast every parameter and buffer in place, and return this module.
+
+        Args:
+            args: a device (a JAX device, a Sharding, or a string such as ``"cpu"`` or ``"cuda:0"``), a floating
+                point or complex dtype, both in this order, or an array to follow.
+            kwargs: ``device``, ``dtype``; PyTorch's ``non_blocking`` and ``memory_format`` are accepted.
+
+        Raises:
+            RuntimeError: if the device is not there.
+            TypeError: if an argument is neither, or the dtype is one of integers.
+        """
+        device, dtype = _convert.parse_to(args, kwargs)
+        if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(
+                f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype}"
+            )
+        return self._apply(_convert.converter(device, dtype))
+
+    def to_empty(self, *, device: Any, recurse: bool = True) -> Self:
+        """Move every parameter and buffer without its content, and return this module."""
+        target = _convert.parse_device(device)
+        return self._apply(lambda array: _convert.empty_like(array, target), recurse=recurse)
+
+    def type(self, dst_type: Any) -> Self:
+        """Cast every parameter and buffer, and return this module."""
+        dtype = _convert.parse_dtype(dst_type)
+        return self._apply(lambda array: array.astype(dtype))
+
+    def _to_floating(self, dtype: Any) -> Self:
+        return self._apply(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a)
+
+    def float(self) -> Self:
+        """Cast floating point parameters and buffers to float32."""
+        return self._to_floating(jnp.float32)
+
+    def double(self) -> Self:
+        """Cast floating point parameters and buffers to float64 (JAX needs ``jax_enable_x64`` for it)."""
+        return self._to_floating(jnp.float64)
+
+    def half(self) -> Self:
+        """Cast floating point parameters and buffers to float16."""
+        return self._to_floating(jnp.float16)
+
+    def bfloat16(self) -> Self:
+        """Cast floating point parameters and buffers to bfloat16."""
+        return self._to_floating(jnp.bfloat16)
+
+    def cpu(self) -> Self:
+        """Move to the CPU."""
+        return self.to("cpu")
+
+    def cuda(self, device: Any = None) -> Self:
+        """Move to a GPU.
+
+        Raises:
+            RuntimeError: if there is none.
+        """
+        return self.to("cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device)
+
+    def xpu(self, device: Any = None) -> Self:
+        """Raise RuntimeError: JAX has no such device."""
+        return self.to("xpu")
+
+    def ipu(self, device: Any = None) -> Self:
+        """Raise RuntimeError: JAX has no such device."""
+        return self.to("ipu")
+
+    def mtia(self, device: Any = None) -> Self:
+        """Raise RuntimeError: JAX has no such device."""
+        return self.to("mtia")
+
+    def share_memory(self) -> Self:
+        """Return this module: JAX arrays are immutable, there is no memory to share."""
+        return self
+
+    # Printing
+
+    def _get_name(self) -> str:
+        return type(self).__name__
+
+    def extra_repr(self) -> str:
+        """Return what to print between the parentheses; layers override this."""
+        return ""
+
+    def __repr__(self) -> str:
+        return module_repr(self)
+
+
+def _no_backward_hooks(name: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"{name} is not supported yet: gradients are computed by JAX; read or change them where jm.grad returns them"
+    )
+
+
+_pytree.register(Module)
