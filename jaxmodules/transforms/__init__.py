@@ -1,0 +1,19 @@
+"""JAX's transforms, for functions of stateful objects.
+
+Each is a short function over the state core. It finds the stateful objects in a call (arguments, closure, globals),
+reads their slots, runs JAX's transform on a pure function that swaps traced arrays into those very objects, and
+writes back what changed: buffers, random keys, optimizer state. They nest in each other and in JAX's own.
+
+Written values travel as the ``Changes`` of ``_call``; what is written, and what is not, is known after the trace.
+A tracer never stays behind: the swap is undone whatever happens, and a write that would leak is refused.
+"""
+
+from jaxmodules.transforms.autodiff import backward as backward
+from jaxmodules.transforms.autodiff import grad as grad
+from jaxmodules.transforms.autodiff import value_and_grad as value_and_grad
+from jaxmodules.transforms.functional import functional_call as functional_call
+from jaxmodules.transforms.functional import functionalize as functionalize
+from jaxmodules.transforms.functional import update as update
+from jaxmodules.transforms.jit import jit as jit
+from jaxmodules.transforms.mapping import eval_shape as eval_shape
+from jaxmodules.transforms.mapping import vmap as vmap

@@ -1,0 +1,180 @@
+"""What every transform does with a call: find the state in it, run it on given arrays, report what changed."""
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from jaxmodules._tracing import Cell
+from jaxmodules.random import Generator, bind_generator, current_generator
+from jaxmodules.state import Stateful, Structure, bound, captured, structure_of
+
+
+def is_stateful(value: Any) -> bool:
+    """Tell whether a transform threads the arrays of ``value`` instead of flattening it."""
+    return isinstance(value, Stateful | Cell | Generator)
+
+
+@jax.tree_util.register_pytree_node_class
+class Changes:
+    """The slots that a function wrote, with their new arrays; travels out of JAX's transforms as a pytree.
+
+    ``slots`` are indices into the structure; ``gradients`` pairs of a box's index and whether its ``.grad`` is
+    set (or cleared); ``drew`` tells that random numbers were drawn; ``values`` come in that order, the new key
+    last. ``has_refs`` tells that the output refers to the caller's own objects.
+    """
+
+    __slots__ = ("drew", "gradients", "has_refs", "slots", "values")
+
+    def __init__(
+        self,
+        static: tuple[tuple[int, ...], tuple[tuple[int, bool], ...], bool, bool],
+        values: Sequence[Any],
+    ) -> None:
+        self.slots, self.gradients, self.drew, self.has_refs = static
+        self.values = values
+
+    def tree_flatten(self) -> tuple[Sequence[Any], tuple[Any, ...]]:
+        """Split into arrays and static indices."""
+        return self.values, (self.slots, self.gradients, self.drew, self.has_refs)
+
+    @classmethod
+    def tree_unflatten(cls, static: Any, values: Sequence[Any]) -> "Changes":
+        """Join arrays and static indices."""
+        return cls(static, values)
+
+
+@jax.tree_util.register_static
+class Ref:
+    """Stand for one of the caller's own objects in the output of a traced function."""
+
+    def __init__(self, root: int, path: str | int) -> None:
+        self.root = root
+        self.path = path
+
+    def __hash__(self) -> int:
+        return hash((self.root, self.path))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ref) and (self.root, self.path) == (other.root, other.path)
+
+
+class Call:
+    """One call of a function: its arguments taken apart into state and arrays, and its captured objects.
+
+    Nothing here keeps a stateful object alive; the caller's arguments and the function do.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], also: Sequence[Any] = ()
+    ) -> None:
+        leaves, self.treedef = jax.tree_util.tree_flatten((args, kwargs), is_leaf=is_stateful)
+        self.function = function
+        self.holes = [weakref.ref(leaf) if is_stateful(leaf) else None for leaf in leaves]
+        self.leaves = [leaf for leaf in leaves if not is_stateful(leaf)]
+        self.captured = captured(function)
+        found = [*filter(is_stateful, leaves), *also, *(value for _, value in self.captured)]
+        roots = {id(root): root for root in found}
+        self.root_refs = [weakref.ref(root) for root in roots.values()]
+        self.root_ids = tuple(roots)
+
+    @property
+    def roots(self) -> list[Any]:
+        """The stateful objects of the call, each once."""
+        return [ref() for ref in self.root_refs]
+
+    def structure(self) -> Structure:
+        """Find the slots of all roots together."""
+        roots = self.roots
+        if len(roots) == 1 and isinstance(roots[0], Stateful):
+            return structure_of(roots[0])
+        return Structure(roots)
+
+    def rebuild(self, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return args and kwargs with ``leaves`` for the arrays."""
+        arrays = iter(leaves)
+        filled = [next(arrays) if hole is None else hole() for hole in self.holes]
+        return jax.tree_util.tree_unflatten(self.treedef, filled)
+
+    def run(
+        self,
+        structure: Structure,
+        values: Sequence[Any],
+        leaves: Sequence[Any],
+        *,
+        key: Any = None,
+        lifts: bool = False,
+        gradients: Sequence[Any] | None = None,
+    ) -> tuple[Any, Changes]:
+        """Run the function with ``values`` in the slots, and return its output and what it wrote.
+
+        Args:
+            structure: the slots.
+            values: one array a slot.
+            leaves: the arrays among the arguments.
+            key: the JAX key that random operations draw from; ``None`` leaves the current generator in place.
+            lifts: whether reading state outside the structure is an error.
+            gradients: one ``.grad`` (or ``None``) for each parameter; ``None`` leaves them alone.
+        """
+        args, kwargs = self.rebuild(leaves)
+        generator = current_generator() if key is None else Generator.from_key(key)
+        bind_grads = None if not lifts else gradients is not None
+        with bound(structure, values, lifts=lifts, grads=bind_grads), bind_generator(generator):
+            boxes = structure.parameters if gradients is not None else []
+            for box, gradient in zip(boxes, gradients or (), strict=True):
+                box._grad = gradient
+            out, has_refs = self._export(self.function(*args, **kwargs), structure)
+            structure.refuse_tracers()
+            now = structure.read()
+            slots = tuple(i for i, (new, old) in enumerate(zip(now, values, strict=True)) if new is not old)
+            grads = [(i, b._grad) for i, b in enumerate(boxes) if b._grad is not (gradients or ())[i]]
+            new_key = None if key is None else generator._key._value
+        drew = new_key is not key
+        static = (slots, tuple((i, g is not None) for i, g in grads), drew, has_refs)
+        values = [now[i] for i in slots] + [g for _, g in grads if g is not None] + [new_key] * drew
+        return out, Changes(static, values)
+
+    def _export(self, out: Any, structure: Structure) -> tuple[Any, bool]:
+        """Replace the caller's own objects in an output by references to them; tell whether there were any."""
+        leaves, treedef = jax.tree_util.tree_flatten(out, is_leaf=is_stateful)
+        if not any(map(is_stateful, leaves)):
+            return out, False
+        known = {id(cell): Ref(-1, i) for i, cell in enumerate(structure.cells)}
+        for number, root in enumerate(self.roots):
+            modules = root.named_modules() if hasattr(root, "named_modules") else [("", root)]
+            for path, module in modules:
+                known.setdefault(id(module), Ref(number, path))
+        return jax.tree_util.tree_unflatten(treedef, [known.get(id(leaf), leaf) for leaf in leaves]), True
+
+    def restore(self, out: Any, structure: Structure) -> Any:
+        """Replace references in an output by the caller's own objects."""
+        leaves, treedef = jax.tree_util.tree_flatten(out, is_leaf=lambda x: isinstance(x, Ref))
+        roots = self.roots
+
+        def resolve(leaf: Any) -> Any:
+            if not isinstance(leaf, Ref):
+                return leaf
+            if leaf.root < 0:
+                return structure.cells[leaf.path]  # type: ignore[index]
+            root = roots[leaf.root]
+            return root.get_submodule(leaf.path) if leaf.path else root
+
+        return jax.tree_util.tree_unflatten(treedef, [resolve(leaf) for leaf in leaves])
+
+
+def commit(structure: Structure, changes: Changes) -> None:
+    """Write back what a function changed; if that would leak a tracer, write nothing and raise."""
+    values = list(changes.values)
+    key = values.pop() if changes.drew else None
+    split = len(changes.slots)
+    arrays = iter(values[split:])
+    boxes = structure.parameters if changes.gradients else []
+    gradients = [(boxes[i], next(arrays) if is_set else None) for i, is_set in changes.gradients]
+    for box, gradient in gradients:
+        box._check_write(gradient, "grad")
+    if changes.drew:
+        current_generator().set_key(key)
+    structure.assign(changes.slots, values[:split])
+    for box, gradient in gradients:
+        box._grad = gradient

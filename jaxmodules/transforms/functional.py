@@ -1,0 +1,198 @@
+"""The purely functional forms of a module: arrays in, arrays out, nothing written."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodules.nn.modules.module import Module
+from jaxmodules.nn.parameter import Parameter, to_array, unbox
+from jaxmodules.random import fork_rng
+from jaxmodules.state import Structure, bound, structure_of
+from jaxmodules.transforms._label import label
+
+Arrays = dict[str, jax.Array]
+
+
+def functionalize(net: Module) -> tuple[Callable[..., Any], Arrays, Arrays]:
+    """Take a module apart into a pure function and its arrays.
+
+    ``apply(params, state, *args, rng=None, **kwargs)`` returns ``(output, new_state)``. It runs the module as it is
+    at that moment (flags, hooks, attributes) on the arrays it is given and leaves the module alone; ``rng`` is the
+    JAX key that Dropout and its kin draw from.
+
+    Args:
+        net: the module.
+
+    Returns:
+        ``apply``; ``params``, the trainable parameters by name; ``state``, the buffers and frozen parameters by name.
+
+    Raises:
+        TypeError: if ``net`` is no Module.
+        RuntimeError: from ``apply``, if names or shapes do not fit the module.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> apply, params, state = functionalize(nn.Linear(3, 2))
+        >>> logits, state = jax.jit(apply)(params, state, jnp.ones((4, 3)))
+        >>> logits.shape, sorted(params)
+        ((4, 2), ['bias', 'weight'])
+    """
+    if not isinstance(net, Module):
+        raise TypeError(f"expected a Module, got {net!r}")
+    params, state = _split(net)
+
+    def apply(params: Arrays, state: Arrays, /, *args: Any, rng: Any = None, **kwargs: Any) -> tuple[Any, Arrays]:
+        structure, places = _places(net)
+        own_params, own_state = _split(net)
+        _check_names("params", params, own_params)
+        _check_names("state", state, own_state)
+        values = structure.read()
+        for name, array in {**params, **state}.items():
+            values[places[name]] = unbox(array)
+        with bound(structure, values), nullcontext() if rng is None else fork_rng(rng):
+            out = jax.tree.map(unbox, net(*args, **kwargs), is_leaf=lambda x: isinstance(x, Parameter))
+            after = structure.read()
+            return out, {name: after[places[name]] for name in state}
+
+    return apply, params, state
+
+
+def _split(net: Module) -> tuple[Arrays, Arrays]:
+    named = dict(net.named_parameters())
+    label(net)
+    params = {name: p.value for name, p in named.items() if p.requires_grad}
+    frozen = {name: p.value for name, p in named.items() if not p.requires_grad}
+    return params, {**frozen, **dict(net.named_buffers())}
+
+
+def _places(net: Module) -> tuple[Structure, dict[str, int]]:
+    """Return the structure and, for every name (also those of tied parameters), its slot."""
+    structure = structure_of(net)
+    index = {place: i for i, place in enumerate(structure.places)}
+    places = {name: index[id(p)] for name, p in net.named_parameters(remove_duplicate=False)}
+    for path, module in net.named_modules(remove_duplicate=False):
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                places[f"{path}.{name}" if path else name] = index[(id(module._buffers), name)]
+    return structure, places
+
+
+def _check_names(what: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    problems = []
+    if missing := [name for name in own if name not in given]:
+        problems.append(f"missing {', '.join(missing)}")
+    if unexpected := [name for name in given if name not in own]:
+        problems.append(f"unexpected {', '.join(unexpected)}")
+    for name in own.keys() & given.keys():
+        shape, expected = tuple(jnp.shape(unbox(given[name]))), tuple(own[name].shape)
+        if shape != expected:
+            problems.append(f"{name} has shape {shape}, expected {expected}")
+    if problems:
+        raise RuntimeError(f"{what} does not fit the module: " + "; ".join(sorted(problems)))
+
+
+def update(net: Module, params: Mapping[str, Any], state: Mapping[str, Any] | None = None) -> Module:
+    """Put the arrays of :func:`functionalize` back into the module, without copying.
+
+    Args:
+        net: the module.
+        params: arrays by name; those left out keep their value.
+        state: arrays by name; those left out keep their value.
+
+    Returns:
+        The module.
+
+    Raises:
+        RuntimeError: naming every array that is unknown or has another shape; the module is left as it was.
+    """
+    structure, places = _places(net)
+    arrays = {name: to_array(unbox(array)) for name, array in {**params, **(state or {})}.items()}
+    own = structure.read()
+    problems = [f"unexpected {name}" for name in arrays if name not in places]
+    for name, array in arrays.items():
+        if name in places and array.shape != own[places[name]].shape:
+            problems.append(f"{name} has shape {array.shape}, expected {own[places[name]].shape}")
+    if problems:
+        raise RuntimeError("these arrays do not fit the module: " + "; ".join(sorted(problems)))
+    structure.assign([places[name] for name in arrays], list(arrays.values()))
+    return net
+
+
+def functional_call(
+    module: Module,
+    parameter_and_buffer_dicts: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    args: Any = None,
+    kwargs: dict[str, Any] | None = None,
+    *,
+    tie_weights: bool = True,
+    strict: bool = False,
+) -> Any:
+    """Call a module with other arrays in place of its own; the counterpart of :func:`torch.func.functional_call`.
+
+    Args:
+        module: the module.
+        parameter_and_buffer_dicts: arrays by name, in one dict or several with distinct names.
+        args: the arguments, a tuple or a single one.
+        kwargs: the keyword arguments.
+        tie_weights: whether an array given for one name of a tied parameter stands for all of them.
+        strict: whether every parameter and buffer has to be given.
+
+    Returns:
+        The output. What the module writes to the arrays it was given is dropped.
+
+    Raises:
+        ValueError: if two dicts share a name, or tied names are given different arrays.
+        RuntimeError: if ``strict`` and names are missing or unexpected.
+        TypeError: if ``parameter_and_buffer_dicts`` is neither a dict nor a sequence of dicts.
+    """
+    given = _merge(parameter_and_buffer_dicts)
+    structure, places = _places(module)
+    if strict:
+        _check_strict(given, places, module)
+    chosen: dict[int, tuple[str, Any]] = {}
+    for name, array in given.items():
+        if name not in places:
+            continue
+        slot = places[name]
+        if slot in chosen and tie_weights and chosen[slot][1] is not array:
+            raise ValueError(f"functional_call got conflicting values for the tied keys {chosen[slot][0]}, {name}")
+        chosen[slot] = (name, array)
+    order = sorted(chosen)
+    arrays = [chosen[slot][1] for slot in order]
+    arguments = () if args is None else args if isinstance(args, tuple) else (args,)
+    with bound(structure.subset(order), [a if isinstance(a, jax.Array) else to_array(unbox(a)) for a in arrays]):
+        return module(*arguments, **(kwargs or {}))
+
+
+def _merge(dicts: Any) -> dict[str, Any]:
+    if isinstance(dicts, Mapping):
+        return dict(dicts)
+    if not isinstance(dicts, Sequence) or not all(isinstance(d, Mapping) for d in dicts):
+        raise TypeError(
+            f"Expected parameter_and_buffer_dicts to be a dict, or a list/tuple of dicts, but got {type(dicts)}"
+        )
+    merged: dict[str, Any] = {}
+    for one in dicts:
+        for name in one:
+            if name in merged:
+                raise ValueError(f"{name} appears in multiple dictionaries; behavior of functional call is ambiguous")
+        merged.update(one)
+    return merged
+
+
+def _check_strict(given: Mapping[str, Any], places: Mapping[str, int], module: Module) -> None:
+    covered = {places[name] for name in given if name in places}
+    missing = sorted({name for name, slot in places.items() if slot not in covered})
+    unexpected = sorted(name for name in given if name not in places)
+    if missing or unexpected:
+        parts = []
+        if unexpected:
+            parts.append("Unexpected key(s): " + ", ".join(unexpected) + ".")
+        if missing:
+            parts.append("Missing key(s): " + ", ".join(missing) + ".")
+        lines = "\n\t".join(parts)
+        raise RuntimeError(f"Error(s) in reparametrizing for {module._get_name()}:\n\t{lines}")

@@ -1,0 +1,464 @@
+"""``jit``: compile a function of modules, optimizers and arrays; the state is threaded through and written back.
+
+A call between changes costs what it must: one comparison of epochs, one look at each argument, a read of the slots,
+the dispatch of one ``jax.jit`` program over flat arrays, and a write of the slots that the program changed. A
+:class:`_Plan` holds what that needs for one set of objects; programs are shared by all objects of equal structure.
+"""
+
+import functools
+import inspect
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.tree_util import tree_flatten, tree_flatten_with_path
+
+from jaxmodules._tracing import GradsTouched, Tracer, epoch, is_tracing
+from jaxmodules.nn.modules.module import Module
+from jaxmodules.nn.parameter import copy_array
+from jaxmodules.random import current_generator
+from jaxmodules.state import lock, set_item, wait
+from jaxmodules.transforms._call import Call, Changes, commit, is_stateful
+
+_leaf_types: set[type] = {bool, int, float, complex}  # array types join when they are first seen
+_running = threading.local()
+_NEVER = object()
+
+
+class _DonatedTooMuch(BaseException):
+    """A program traced for new shapes writes other slots than those it was told to donate."""
+
+
+@jax.tree_util.register_static
+class _Static:
+    """A static argument: part of what a function is compiled for."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return hash((type(self.value), self.value))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Static) and type(self.value) is type(other.value) and self.value == other.value
+
+
+class _Program:
+    """What is compiled for one structure: a ``jax.jit`` function of key, slots, gradients and arrays."""
+
+    def __init__(self, name: str, donate: bool, options: dict[str, Any]) -> None:
+        def traced(*flat: Any) -> tuple[Any, Changes]:
+            return _run_traced(self, flat)
+
+        traced.__name__ = traced.__qualname__ = name
+        self._traced = traced
+        self._options = options
+        self._donating: dict[tuple[int, ...], Any] = {}
+        self.donated: tuple[int, ...] | None = None
+        self.jitted: Any = None if donate else jax.jit(traced, **options)
+
+    def build(self, flat: Sequence[Any], plan: "_Plan") -> Any:
+        """Find out what the function writes, and return it compiled to reuse exactly that memory."""
+        self.donated = None
+        _, changes = jax.jit(self._traced, **self._options).eval_shape(*flat)
+        self.donated = plan.written_arguments(changes)
+        if self.donated not in self._donating:
+            self._donating[self.donated] = jax.jit(self._traced, donate_argnums=self.donated, **self._options)
+        self.jitted = self._donating[self.donated]
+        return self.jitted
+
+
+def _run_traced(program: _Program, flat: Sequence[Any]) -> tuple[Any, Changes]:
+    plan = _running.plan
+    slots = 1 + len(plan.structure)
+    grads_end = slots + plan.gradient_count
+    out, changes = plan.call.run(
+        plan.structure,
+        flat[1:slots],
+        flat[grads_end:],
+        key=flat[0],
+        lifts=True,
+        gradients=plan.spread(flat[slots:grads_end]) if plan.uses_grads else None,
+    )
+    if program.donated is not None and not set(program.donated) <= set(plan.written_arguments(changes)):
+        raise _DonatedTooMuch
+    return out, changes
+
+
+class _Plan:
+    """All that a call on one set of objects needs: where the slots are, which program, what to write back."""
+
+    def __init__(self, call: Call, specs: Sequence[Any], names: tuple[str, ...], uses_grads: bool) -> None:
+        self.call = call
+        self.specs = specs  # one for each argument: None for an array, else what it has to be
+        self.names = names
+        self.arity = len(specs) - len(names)
+        self.watches = [(get, weakref.ref(value)) for get, value in call.captured]
+        call.captured = []
+        self.structure = call.structure()
+        self.epoch = self.structure.epoch
+        self.uses_grads = uses_grads
+        self.boxes = self.structure.parameters if uses_grads else []
+        self.mask = self.gradient_mask()
+        self.gradient_count = sum(self.mask)
+        self.program: _Program
+        self.written: Any = None
+        self.write_cells: list[Any] = []
+        self.write_items: list[Any] = []
+
+    def match(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any] | None:
+        """Return the arrays among the arguments if this plan still fits them, else ``None``."""
+        if self.epoch != epoch.count or len(args) != self.arity or len(kwargs) != len(self.names):
+            return None
+        if kwargs:
+            args = (*args, *[kwargs.get(name, _NEVER) for name in self.names])
+        leaves: list[Any] = []
+        for arg, spec in zip(args, self.specs, strict=True):
+            if spec is None:
+                if type(arg) not in _leaf_types and not isinstance(arg, Tracer):
+                    return None
+                leaves.append(arg)
+            elif type(spec) is weakref.ref:
+                if spec() is not arg:
+                    return None
+            elif type(spec) is _Static:
+                if type(arg) is not type(spec.value) or arg != spec.value:
+                    return None
+            else:
+                flat, treedef = tree_flatten(arg)
+                if treedef != spec:
+                    return None
+                leaves += flat
+        for get, ref in self.watches:
+            if get() is not ref():
+                return None
+        return leaves if self.fits() else None
+
+    def fits(self) -> bool:
+        """Tell whether what can change without moving the epoch has not."""
+        return (not self.structure.volatile or self.structure.unchanged()) and (
+            not self.uses_grads or self.gradient_mask() == self.mask
+        )
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What the program depends on."""
+        call = self.call
+        holes = tuple(None if hole is None else call.root_ids.index(id(hole())) for hole in call.holes)
+        return self.structure.key, call.treedef, holes, self.uses_grads, self.mask
+
+    def gradient_mask(self) -> tuple[bool, ...]:
+        """Tell which parameters have a ``.grad`` now."""
+        return tuple([box._grad is not None for box in self.boxes])
+
+    def spread(self, gradients: Sequence[Any]) -> list[Any]:
+        """Return one gradient or ``None`` for each parameter."""
+        arrays = iter(gradients)
+        return [next(arrays) if there else None for there in self.mask]
+
+    def read(self) -> list[Any]:
+        """Return the key, the slots and the gradients as they are."""
+        generator = current_generator()
+        key = generator._key._value
+        if isinstance(key, np.ndarray):
+            key = generator._key._value = jax.numpy.asarray(key)
+        structure = self.structure
+        flat = [key]
+        locked = lock.acquire(False) or wait(structure)
+        try:
+            flat += [cell._value for cell in structure.cells]
+            flat += [buffers[name] for buffers, name in structure.items]
+            if self.uses_grads:
+                flat += [box._grad for box in self.boxes if box._grad is not None]
+        finally:
+            if locked:
+                lock.release()
+        return flat
+
+    def written_arguments(self, changes: Changes) -> tuple[int, ...]:
+        """Return the positions, among the program's arguments, of what it writes."""
+        order = [i for i, there in enumerate(self.mask) if there]
+        first = 1 + len(self.structure)
+        overwritten = [first + order.index(i) for i, _ in changes.gradients if self.mask[i]]
+        return (*[0] * changes.drew, *(1 + i for i in changes.slots), *overwritten)
+
+    def write_back(self, changes: Changes) -> None:
+        """Put what the program changed back into the objects."""
+        locked = lock.acquire(False) or wait(self.structure)
+        try:
+            if changes.gradients or changes.drew or is_tracing():
+                commit(self.structure, changes)
+                return
+            values = changes.values
+            if changes.slots is not self.written:
+                split = len(self.structure.cells)
+                self.write_cells = [self.structure.cells[i] for i in changes.slots if i < split]
+                self.write_items = [self.structure.items[i - split] for i in changes.slots if i >= split]
+                self.written = changes.slots
+            for cell, value in zip(self.write_cells, values, strict=False):
+                cell._value = value
+            if self.write_items:
+                rest = values[len(self.write_cells) :]
+                for (buffers, name), value in zip(self.write_items, rest, strict=True):
+                    set_item(buffers, name, value)
+        finally:
+            if locked:
+                lock.release()
+
+
+class _Jitted:
+    """The compiled form of a function; what :func:`jit` returns."""
+
+    def __init__(
+        self, function: Callable[..., Any], nums: tuple[int, ...], names: tuple[str, ...], donate: bool, options: Any
+    ) -> None:
+        functools.update_wrapper(self, function, updated=())
+        self.__wrapped__ = function
+        self._settings = (nums, names, donate, options)
+        self._static_nums, self._static_names = _static_arguments(function, nums, names)
+        self._plans: dict[Any, _Plan] = {}
+        self._programs: dict[Any, _Program] = {}
+        self._uses_grads = False
+        self._last: _Plan | None = None
+        self._methods: weakref.WeakKeyDictionary[Any, _Jitted] = weakref.WeakKeyDictionary()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        plan = self._last
+        leaves = None if plan is None else plan.match(args, kwargs)
+        if plan is None or leaves is None:
+            plan, leaves = self._prepare(args, kwargs)
+        flat = plan.read()
+        flat += leaves
+        program = plan.program
+        _running.plan = plan
+        try:
+            out, changes = (program.jitted or program.build(flat, plan))(*flat)
+        except (GradsTouched, _DonatedTooMuch) as signal:
+            self._adapt(signal, program)
+            return self(*args, **kwargs)
+        except jax.errors.JaxRuntimeError as error:
+            if program.donated is None or "donate" not in str(error) or len({*map(id, flat)}) == len(flat):
+                raise
+            out, changes = program.jitted(*_unshared(flat, program.donated))
+        finally:
+            _running.plan = None
+        if changes.values or changes.gradients:
+            plan.write_back(changes)
+        return plan.call.restore(out, plan.structure) if changes.has_refs else out
+
+    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[_Plan, list[Any]]:
+        """Find the plan for a call, or make one."""
+        args, kwargs = self._wrap_static(args, kwargs)
+        call = Call(self.__wrapped__, args, kwargs)
+        key = (_hashable(call.treedef), call.root_ids, tuple(hole is not None and id(hole()) for hole in call.holes))
+        plan = self._plans.get(key)
+        if plan is None or plan.uses_grads != self._uses_grads or not plan.structure.fresh() or not plan.fits():
+            _check_leaves(args, kwargs)
+            names = tuple(sorted(kwargs))
+            specs = [_spec(arg) for arg in (*args, *(kwargs[name] for name in names))]
+            plan = _Plan(call, specs, names, self._uses_grads)
+            _, _, donate, options = self._settings
+            program_key = plan.key
+            if program_key not in self._programs:
+                name = getattr(self.__wrapped__, "__name__", type(self.__wrapped__).__name__)
+                self._programs[program_key] = _Program(name, donate, options)
+            plan.program = self._programs[program_key]
+            self._plans[key] = plan
+            forget = functools.partial(_forget, weakref.ref(self), key)
+            call.root_refs = [weakref.ref(root, forget) for root in call.roots]
+        self._last = plan
+        return plan, call.leaves
+
+    def _wrap_static(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self._static_nums or self._static_names:
+            nums = {n % len(args) if n < 0 else n for n in self._static_nums} if args else ()
+            args = tuple(_Static(a) if i in nums else a for i, a in enumerate(args))
+            kwargs = {k: _Static(v) if k in self._static_names else v for k, v in kwargs.items()}
+        return args, kwargs
+
+    def _adapt(self, signal: BaseException, program: _Program) -> None:
+        """Make the next try take account of what a trace has found."""
+        self._last = None
+        if isinstance(signal, GradsTouched):
+            self._uses_grads = True
+        else:
+            program.jitted = None
+
+    def _stage(self, stage: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        plan, leaves = self._prepare(args, kwargs)
+        flat = [*plan.read(), *leaves]
+        _running.plan = plan
+        try:
+            return getattr(plan.program.jitted or plan.program.build(flat, plan), stage)(*flat)
+        except (GradsTouched, _DonatedTooMuch) as signal:
+            self._adapt(signal, plan.program)
+            return self._stage(stage, args, kwargs)
+        finally:
+            _running.plan = None
+
+    def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
+        """Return the program for these arguments, lowered: ``.compile()`` it, read its text or its costs.
+
+        Its arguments are flat: the random key, the slots of all stateful objects, then the arrays. Arrays may be
+        given as ``jax.ShapeDtypeStruct``. Nothing is run and nothing written back.
+        """
+        return self._stage("lower", args, kwargs)
+
+    def trace(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the traced program for these arguments, as ``jax.jit(f).trace`` does."""
+        return self._stage("trace", args, kwargs)
+
+    def clear_cache(self) -> None:
+        """Forget every compiled program."""
+        self._plans.clear()
+        self._programs.clear()
+        self._last = None
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        if is_stateful(instance):
+            return functools.partial(self, instance)
+        if instance not in self._methods:
+            nums, names, donate, options = self._settings
+            method = self.__wrapped__.__get__(instance, owner)
+            self._methods[instance] = _Jitted(method, tuple(n - 1 if n > 0 else n for n in nums), names, donate, options)
+        return self._methods[instance]
+
+    def __getattr__(self, name: str) -> Any:
+        function = self.__dict__.get("__wrapped__")
+        if isinstance(function, Module):
+            return getattr(function, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        return f"<jm.jit of {self.__wrapped__!r}>"
+
+
+def _forget(owner: "weakref.ref[_Jitted]", key: Any, _: Any) -> None:
+    """Drop the plan of a dead object, and with it the last hold on its arrays."""
+    jitted = owner()
+    if jitted is not None:
+        plan = jitted._plans.pop(key, None)
+        if jitted._last is plan:
+            jitted._last = None
+
+
+def _spec(arg: Any) -> Any:
+    """Return what an argument has to be for a plan to fit again: ``None`` stands for an array."""
+    if is_stateful(arg):
+        return weakref.ref(arg)
+    if isinstance(arg, _Static):
+        return arg
+    leaves, treedef = tree_flatten(arg, is_leaf=is_stateful)
+    if any(map(is_stateful, leaves)):
+        return _NEVER
+    _leaf_types.update(type(leaf) for leaf in leaves if isinstance(leaf, jax.Array | np.ndarray | np.generic))
+    return None if leaves and leaves[0] is arg else treedef
+
+
+def _check_leaves(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    kinds = (jax.Array, np.ndarray, np.generic, bool, int, float, complex, jax.ShapeDtypeStruct)
+    for path, leaf in tree_flatten_with_path((args, kwargs), is_leaf=is_stateful)[0]:
+        if not isinstance(leaf, kinds) and not is_stateful(leaf) and not hasattr(leaf, "__jax_array__"):
+            where = jax.tree_util.keystr(path[1:])
+            raise TypeError(
+                f"argument {where} of a jm.jit function must be an array, a module, an optimizer or a pytree of them,"
+                f" got {leaf!r} of type {type(leaf).__name__}: name it in static_argnums or static_argnames"
+            )
+
+
+def _hashable(treedef: Any) -> Any:
+    try:
+        hash(treedef)
+    except TypeError as error:
+        raise ValueError(f"static arguments of a jm.jit function must be hashable: {error}") from None
+    return treedef
+
+
+def _unshared(flat: Sequence[Any], donated: tuple[int, ...]) -> list[Any]:
+    """Copy donated arrays that are passed more than once: memory can be given away only once."""
+    seen = {id(array) for i, array in enumerate(flat) if i not in donated}
+    unshared = list(flat)
+    for i in donated:
+        if id(flat[i]) in seen:
+            unshared[i] = copy_array(flat[i])
+        seen.add(id(flat[i]))
+    return unshared
+
+
+def _static_arguments(
+    function: Callable[..., Any], nums: tuple[int, ...], names: tuple[str, ...]
+) -> tuple[tuple[int, ...], frozenset[str]]:
+    """Complete static positions by name and static names by position, as ``jax.jit`` does."""
+    if not nums and not names:
+        return (), frozenset()
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return nums, frozenset(names)
+    known = {p.name for p in parameters}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    for name in names:
+        if name not in known and not takes_any:
+            raise ValueError(f"static_argnames names {name!r}, but the arguments are {', '.join(sorted(known))}")
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    by_name = tuple(positional.index(name) for name in names if name in positional)
+    by_num = tuple(positional[n] for n in nums if -len(positional) <= n < len(positional))
+    return (*nums, *by_name), frozenset((*names, *by_num))
+
+
+def jit(
+    fn: Callable[..., Any] | None = None,
+    *,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    donate: bool = False,
+    **options: Any,
+) -> Any:
+    """Compile a function, or a module, whose arguments and closure may hold modules, optimizers and generators.
+
+    Their parameters, buffers, optimizer state and random keys are arguments of the compiled program, never
+    constants; what the function writes to them is written back to the objects. Static attributes, flags
+    (``training``, ``requires_grad``) and hooks are what the program is compiled for: a change of any of them gives
+    another program, and going back gives the first one again.
+
+    Args:
+        fn: a function or Module; without it, ``jit`` returns a decorator.
+        static_argnums: positions of hashable arguments to compile for.
+        static_argnames: names of hashable arguments to compile for.
+        donate: reuse the memory of the arrays that the function overwrites, and of no others. Whoever else holds
+            such an array (an earlier ``state_dict()``) finds it deleted.
+        options: further keyword arguments of :func:`jax.jit`, such as ``compiler_options``.
+
+    Returns:
+        A callable with :func:`jax.jit`'s ``lower``, ``trace`` and ``clear_cache``.
+
+    Raises:
+        TypeError: on a call with an argument that is neither array, state, pytree of them, nor static.
+        ValueError: on a static argument that can't be hashed.
+        RuntimeError: in the trace, at the line that would leak a traced value or read state that the function's
+            arguments, closure and globals do not show.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxmodules as jm
+        >>> net = jm.nn.Linear(3, 2)
+        >>> jm.jit(net)(jnp.ones((4, 3))).shape
+        (4, 2)
+    """
+    if fn is None:
+        return functools.partial(
+            jit, static_argnums=static_argnums, static_argnames=static_argnames, donate=donate, **options
+        )
+    if not callable(fn):
+        raise TypeError(f"expected a function or a Module to compile, got {fn!r}")
+    nums = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
+    names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
+    return _Jitted(fn, nums, names, donate, options)
+
+
+Module._compiler = staticmethod(jit)
