@@ -15,7 +15,7 @@ This file and nothing else touches JAX's private tracing state.
 
 import threading
 import weakref
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -66,6 +66,14 @@ epoch = Epoch()
 
 class GradsTouched(BaseException):
     """A function being compiled uses ``.grad``, which has to be bound for that: trace it again."""
+
+
+class StructureMoves(BaseException):
+    """A function being compiled needs another structure of its state: make it outside the trace, and trace again."""
+
+    def __init__(self, change: Callable[[], None]) -> None:
+        super().__init__()
+        self.change = change
 
 
 class Frame:
@@ -171,6 +179,9 @@ class Cell:
     def _check_write(self, new: Any, attribute: str = "") -> None:
         if isinstance(new, Tracer) and leaks(new, id(self), self._born):
             raise LeakError(leak_message(f"{attribute} of the {self._what()}" if attribute else f"the {self._what()}"))
+
+    def __reduce__(self) -> Any:
+        return type(self), (self._value,)
 
     def _what(self) -> str:
         frame = owner(id(self))

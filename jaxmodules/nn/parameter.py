@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodules._tracing import Cell, Tracer, epoch, local
-from jaxmodules.random import normal_values, uniform
+from jaxmodules.random import normal_values, to_jax, uniform
 
 _BINARY = ("add sub mul truediv floordiv mod pow matmul and or xor lshift rshift").split()
 _COMPARE = ("eq", "ne", "lt", "le", "gt", "ge")
@@ -185,11 +185,11 @@ class _Writable:
 
     def normal_(self, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Self:
         """Draw every element from a normal distribution."""
-        return self.copy_(normal_values(self.shape, mean, std, dtype=self.dtype, generator=generator))
+        return self.copy_(to_jax(normal_values(self.shape, mean, std, dtype=self.dtype, generator=generator)))
 
     def uniform_(self, from_: float = 0.0, to: float = 1.0, *, generator: Any = None) -> Self:
         """Draw every element from a uniform distribution."""
-        return self.copy_(uniform(self.shape, from_, to, dtype=self.dtype, generator=generator))
+        return self.copy_(to_jax(uniform(self.shape, from_, to, dtype=self.dtype, generator=generator)))
 
     def add_(self, other: Any, *, alpha: Any = 1) -> Self:
         """Add ``alpha * other`` in place."""

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.tree_util import tree_flatten, tree_flatten_with_path
 
-from jaxmodules._tracing import GradsTouched, Tracer, epoch, is_tracing
+from jaxmodules._tracing import GradsTouched, StructureMoves, Tracer, epoch, is_tracing, local
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import copy_array
 from jaxmodules.random import current_generator
@@ -30,6 +30,9 @@ _NEVER = object()
 
 class _DonatedTooMuch(BaseException):
     """A program traced for new shapes writes other slots than those it was told to donate."""
+
+
+_SIGNALS = (GradsTouched, StructureMoves, _DonatedTooMuch)
 
 
 @jax.tree_util.register_static
@@ -236,7 +239,7 @@ class _Jitted:
         _running.plan = plan
         try:
             out, changes = (program.jitted or program.build(flat, plan))(*flat)
-        except (GradsTouched, _DonatedTooMuch) as signal:
+        except _SIGNALS as signal:
             self._adapt(signal, program)
             return self(*args, **kwargs)
         except jax.errors.JaxRuntimeError as error:
@@ -284,6 +287,10 @@ class _Jitted:
         self._last = None
         if isinstance(signal, GradsTouched):
             self._uses_grads = True
+        elif isinstance(signal, StructureMoves):
+            if local.frames:  # only where no trace is left can the objects be changed
+                raise signal
+            signal.change()
         else:
             program.jitted = None
 
@@ -293,7 +300,7 @@ class _Jitted:
         _running.plan = plan
         try:
             return getattr(plan.program.jitted or plan.program.build(flat, plan), stage)(*flat)
-        except (GradsTouched, _DonatedTooMuch) as signal:
+        except _SIGNALS as signal:
             self._adapt(signal, plan.program)
             return self._stage(stage, args, kwargs)
         finally:

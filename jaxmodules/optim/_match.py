@@ -1,0 +1,94 @@
+"""Which gradient belongs to which parameter: by name or by position, never by a dict's order."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmodules.nn.parameter import Parameter, unbox
+
+
+def match(grads: Any, boxes: Sequence[Parameter], names: Mapping[str, Parameter] | None) -> dict[int, Any]:
+    """Return the gradient of each parameter by the parameter's ``id``.
+
+    Args:
+        grads: what ``jm.value_and_grad`` returned: a dict by name, a tuple of them for several modules, an array for
+            a single parameter, or a list with one array (or ``None``) for each parameter.
+        boxes: the optimizer's parameters.
+        names: the optimizer's own names for them, if it was given any.
+
+    Raises:
+        ValueError: if a gradient matches no parameter, or more than one.
+        RuntimeError: if a gradient has another shape than its parameter.
+        TypeError: if ``grads`` is none of these.
+    """
+    if isinstance(grads, Mapping):
+        pairs = _by_name([grads], boxes, names)
+    elif isinstance(grads, list | tuple) and grads and all(isinstance(g, Mapping) for g in grads):
+        pairs = _by_name(grads, boxes, names)
+    elif isinstance(grads, list | tuple):
+        if len(grads) != len(boxes):
+            raise ValueError(f"expected one gradient for each of {len(boxes)} parameters, got {len(grads)}")
+        pairs = [(box, grad, f"number {i}") for i, (box, grad) in enumerate(zip(boxes, grads, strict=True))]
+    elif isinstance(grads, jax.Array | np.ndarray) and len(boxes) == 1:
+        pairs = [(boxes[0], grads, "number 0")]
+    else:
+        raise TypeError(
+            f"expected gradients as jm.value_and_grad returns them (a dict by parameter name, or one array for each of"
+            f" the {len(boxes)} parameters), got {type(grads).__name__}"
+        )
+    return _checked(pairs)
+
+
+def _checked(pairs: Sequence[tuple[Parameter, Any, str]]) -> dict[int, Any]:
+    matched: dict[int, Any] = {}
+    for box, grad, what in pairs:
+        if grad is None:
+            continue
+        grad = unbox(grad)
+        if not hasattr(grad, "shape"):
+            raise TypeError(f"gradient {what} must be an array, got {grad!r}")
+        if tuple(grad.shape) != tuple(box.shape):
+            raise RuntimeError(
+                f"gradient {what} has shape {tuple(grad.shape)}, but its parameter has shape {tuple(box.shape)}"
+            )
+        if id(box) in matched:
+            raise ValueError(f"gradient {what} and another one belong to the same parameter")
+        matched[id(box)] = grad
+    return matched
+
+
+def _by_name(
+    dicts: Sequence[Mapping[str, Any]], boxes: Sequence[Parameter], names: Mapping[str, Parameter] | None
+) -> list[tuple[Parameter, Any, str]]:
+    pairs: list[tuple[Parameter, Any, str]] = []
+    taken: set[int] = set()
+    for grads in reversed(dicts):  # the last module was labelled last
+        found = _resolve(grads, boxes, names, taken)
+        taken.update(id(box) for box in found.values())
+        pairs += [(found[name], grad, repr(name)) for name, grad in grads.items()]
+    return pairs
+
+
+def _resolve(
+    grads: Mapping[str, Any], boxes: Sequence[Parameter], names: Mapping[str, Parameter] | None, taken: set[int]
+) -> dict[str, Parameter]:
+    """Return the parameter that each name means: by the optimizer's names, else by the newest labelling that fits."""
+    if names is not None and grads.keys() <= names.keys():
+        return {name: names[name] for name in grads}
+    labelled: dict[int, dict[str, Parameter]] = {}
+    for box in boxes:
+        for name, number in box.__dict__.get("_labels", {}).items():
+            if id(box) not in taken:
+                labelled.setdefault(number, {})[name] = box
+    for number in sorted(labelled, reverse=True):
+        if grads.keys() <= labelled[number].keys():
+            return {name: labelled[number][name] for name in grads}
+    known = set(names or ()) | {name for group in labelled.values() for name in group}
+    unknown = sorted(set(grads) - known) or sorted(grads)
+    raise ValueError(
+        f"these gradients match no parameter of the optimizer: {', '.join(unknown[:8])}"
+        f" (it knows {', '.join(sorted(known)[:8]) or 'no names'}): give it the module's parameters, or"
+        " net.named_parameters() where names of several modules are mixed"
+    )
