@@ -173,8 +173,13 @@ class Cell:
 
     @value.setter
     def value(self, new: Any) -> None:
+        if not isinstance(new, jax.Array):
+            new = self._as_array(new)
         self._check_write(new)
         self._value = new
+
+    def _as_array(self, new: Any) -> Any:
+        return new
 
     def _check_write(self, new: Any, attribute: str = "") -> None:
         if isinstance(new, Tracer) and leaks(new, id(self), self._born):

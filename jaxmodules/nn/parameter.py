@@ -301,6 +301,7 @@ class Parameter(_Writable, Cell):
 
     Assigned to an attribute of a :class:`~jaxmodules.nn.Module` it is listed by ``parameters()``. The counterpart
     of :class:`torch.nn.Parameter`; ``.value`` is the array, and gradients flow through it.
+    Passed by itself to one of JAX's own transforms it arrives there as its array; in a module it stays a Parameter.
 
     Args:
         data: the array; NumPy arrays, torch tensors and nested lists are copied into a JAX array.
@@ -334,6 +335,9 @@ class Parameter(_Writable, Cell):
         super().__init_subclass__()
         _register(cls)
 
+    def _as_array(self, new: Any) -> Any:
+        return to_array(new)
+
     def _read(self) -> Any:
         return self.value
 
@@ -348,7 +352,7 @@ class Parameter(_Writable, Cell):
     @data.setter
     def data(self, new: Any) -> None:
         if not (isinstance(new, _Data) and new._box is self):  # p.data *= 2 assigns the view back
-            self.value = to_array(new)
+            self.value = new
 
     @property
     def grad(self) -> Any:
@@ -529,8 +533,10 @@ class Buffer:
         return f"Buffer({self.data!r}, persistent={self.persistent})"
 
 
-def _unflatten(cls: type[Parameter]) -> Callable[[Any, Any], Parameter]:
-    def unflatten(requires_grad: bool, children: tuple[Any]) -> Parameter:
+def _unflatten(cls: type[Parameter]) -> Callable[[Any, Any], Any]:
+    def unflatten(requires_grad: bool, children: tuple[Any]) -> Any:
+        if isinstance(children[0], Tracer):  # functions that JAX has jitted hand their argument to raw lax
+            return children[0]
         parameter = object.__new__(cls)
         Cell.__init__(parameter, children[0])
         parameter._grad = None

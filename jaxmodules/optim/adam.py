@@ -37,7 +37,9 @@ def _scale_by_amsgrad(b1: Any, b2: Any, eps: Any) -> optax.GradientTransformatio
 
 
 class Adam(Optimizer):
-    r"""Scale the gradient by estimates of its moments (Kingma & Ba, 2015); the counterpart of :class:`torch.optim.Adam`.
+    r"""Scale the gradient by estimates of its moments (Kingma & Ba, 2015).
+
+    The counterpart of :class:`torch.optim.Adam`:
 
     .. math::
         m \leftarrow \beta_1 m + (1-\beta_1) g, \quad v \leftarrow \beta_2 v + (1-\beta_2) g^2, \quad

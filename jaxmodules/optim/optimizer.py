@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxmodules._keys import Same, Stateful
 from jaxmodules._tracing import Cell, StructureMoves, epoch, is_tracing, local
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import Parameter, copy_array, to_array
 from jaxmodules.optim._groups import ParamGroup
 from jaxmodules.optim._match import match
-from jaxmodules.state import Same, Scan, Stateful
+from jaxmodules.state import Scan
 
 Rule = optax.GradientTransformation
 
@@ -145,8 +146,6 @@ class Optimizer(Stateful):
         self._cohorts.append([])
         epoch.count += 1
 
-    # The step
-
     def step(self, grads: Any = None) -> Any:
         """Update the parameters once.
 
@@ -260,8 +259,6 @@ class Optimizer(Stateful):
                 if box.grad is not None:
                     box.grad = None if set_to_none else jnp.zeros_like(box.grad)
 
-    # State
-
     def _cells(self) -> list[tuple[str, Cell]]:
         cells: list[tuple[str, Cell]] = []
         for number, (group, cohorts) in enumerate(zip(self.param_groups, self._cohorts, strict=True)):
@@ -333,7 +330,9 @@ class Optimizer(Stateful):
         if len(groups) != len(self.param_groups):
             raise ValueError("loaded state dict has a different number of parameter groups")
         if any(len(new["params"]) != len(own["params"]) for new, own in zip(groups, self.param_groups, strict=True)):
-            raise ValueError("loaded state dict contains a parameter group that doesn't match the size of optimizer's group")
+            raise ValueError(
+                "loaded state dict contains a parameter group that doesn't match the size of optimizer's group"
+            )
         fresh = [
             ParamGroup({"params": own["params"], **{k: v for k, v in new.items() if k != "params"}}, self.switches)
             for new, own in zip(groups, self.param_groups, strict=True)

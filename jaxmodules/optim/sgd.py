@@ -22,7 +22,7 @@ def _damped_trace(decay: Any, dampening: Any, nesterov: bool) -> optax.GradientT
 
     def update(updates: Any, state: _DampedTraceState, params: Any = None) -> tuple[Any, _DampedTraceState]:
         weight = jnp.where(state.count == 0, 1, 1 - dampening)
-        trace = jax.tree.map(lambda g, t: (decay * t + weight.astype(t.dtype) * g).astype(t.dtype), updates, state.trace)
+        trace = jax.tree.map(lambda g, t: (decay * t + weight * g).astype(t.dtype), updates, state.trace)
         if nesterov:
             updates = jax.tree.map(lambda g, t: g + decay * t, updates, trace)
         return updates if nesterov else trace, _DampedTraceState(optax.safe_increment(state.count), trace)

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 
+from jaxmodules._keys import Stateful, captured
 from jaxmodules._tracing import Cell
 from jaxmodules.random import Generator, bind_generator, current_generator
-from jaxmodules.state import Stateful, Structure, bound, captured, structure_of
+from jaxmodules.state import Structure, bound, structure_of
 
 
 def is_stateful(value: Any) -> bool:

@@ -17,10 +17,11 @@ import numpy as np
 from jax.tree_util import tree_flatten, tree_flatten_with_path
 
 from jaxmodules._tracing import GradsTouched, StructureMoves, Tracer, epoch, is_tracing, local
+from jaxmodules._tracked import set_item
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import copy_array
 from jaxmodules.random import current_generator
-from jaxmodules.state import lock, set_item, wait
+from jaxmodules.state import lock, wait
 from jaxmodules.transforms._call import Call, Changes, commit, is_stateful
 
 _leaf_types: set[type] = {bool, int, float, complex}  # array types join when they are first seen
@@ -332,7 +333,8 @@ class _Jitted:
         if instance not in self._methods:
             nums, names, donate, options = self._settings
             method = self.__wrapped__.__get__(instance, owner)
-            self._methods[instance] = _Jitted(method, tuple(n - 1 if n > 0 else n for n in nums), names, donate, options)
+            nums = tuple(n - 1 if n > 0 else n for n in nums)  # the instance is no argument any more
+            self._methods[instance] = _Jitted(method, nums, names, donate, options)
         return self._methods[instance]
 
     def __getattr__(self, name: str) -> Any:

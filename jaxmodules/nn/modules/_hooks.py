@@ -5,7 +5,7 @@ import weakref
 from collections import OrderedDict as OrderedDict
 from typing import Any
 
-from jaxmodules.state import HookDict, global_hooks
+from jaxmodules._tracked import HookDict, global_hooks
 
 
 class RemovableHandle:

@@ -13,9 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxmodules._keys import Stateful, is_record
 from jaxmodules._tracing import Cell
+from jaxmodules._tracked import BufferDict, HookDict, TrackedDict, set_item
 from jaxmodules.nn.parameter import Parameter
-from jaxmodules.state import BufferDict, HookDict, Stateful, Structure, TrackedDict, is_record, set_item, structure_of
+from jaxmodules.state import Structure, structure_of
 
 
 class Template:

@@ -6,7 +6,7 @@ from typing import Any
 def indent(text: str, spaces: int) -> str:
     """Indent every line of ``text`` but the first."""
     first, *rest = text.split("\n")
-    return "\n".join([first, *(" " * spaces + line for line in rest)])
+    return "\n".join([first, *(" " * spaces + line if line.strip() else "" for line in rest)])
 
 
 def module_repr(module: Any) -> str:

@@ -1,6 +1,7 @@
 """``state_dict`` and ``load_state_dict``: PyTorch's protocol, with a load that changes all or nothing."""
 
 import functools
+import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -10,7 +11,6 @@ import jax
 import numpy as np
 
 from jaxmodules.nn.parameter import Parameter, copy_array, to_array, unbox
-
 
 EXTRA_STATE = "_extra_state"
 
@@ -27,12 +27,6 @@ class IncompatibleKeys(NamedTuple):
         return f"_IncompatibleKeys(missing_keys={self.missing_keys!r}, unexpected_keys={self.unexpected_keys!r})"
 
     __str__ = __repr__
-
-
-class StateDict(OrderedDict[str, Any]):
-    """An ordered dict of arrays that carries the modules' versions in ``_metadata``."""
-
-    _metadata: OrderedDict[str, dict[str, Any]]
 
 
 class LoadPreHook:
@@ -53,10 +47,26 @@ class LoadPreHook:
         self.__init__(state["hook"], state["module"])  # type: ignore[misc]
 
 
+def positional(args: tuple[Any, ...], destination: Any, prefix: str, keep_vars: bool) -> tuple[Any, str, bool]:
+    """Return ``destination``, ``prefix`` and ``keep_vars`` where some came by position, which is deprecated."""
+    warnings.warn(
+        "Positional args are being deprecated, use kwargs instead. Refer to"
+        " https://pytorch.org/docs/main/generated/torch.nn.Module.html#torch.nn.Module.state_dict for details.",
+        FutureWarning,
+        stacklevel=3,
+    )
+    given = dict(zip(("destination", "prefix", "keep_vars"), args, strict=False))
+    return (
+        given["destination"] if destination is None else destination,
+        given.get("prefix", "") if prefix == "" else prefix,
+        given.get("keep_vars", False) if keep_vars is False else keep_vars,
+    )
+
+
 def build(module: Any, destination: Any, prefix: str, keep_vars: bool) -> Any:
     """Return the state of ``module`` and its children in ``destination``."""
     if destination is None:
-        destination = StateDict()
+        destination = OrderedDict()
         destination._metadata = OrderedDict()
     local_metadata = {"version": module._version}
     if hasattr(destination, "_metadata"):
@@ -96,7 +106,7 @@ def load(root: Any, state_dict: Mapping[str, Any], strict: bool, assign: bool) -
     unexpected: list[str] = []
     errors: list[str] = []
     metadata = getattr(state_dict, "_metadata", None)
-    copied = StateDict(state_dict)
+    copied: Any = OrderedDict(state_dict)
     if metadata is not None:
         copied._metadata = metadata
 
@@ -167,20 +177,17 @@ def _is_array_like(value: Any) -> bool:
 
 
 def load_own(
-    module: Any,
-    state_dict: Mapping[str, Any],
-    prefix: str,
-    assign: bool,
-    missing_keys: list[str],
-    error_msgs: list[str],
-) -> dict[str, Any]:
-    """Load the parameters and persistent buffers of one module; return those that it has."""
+    module: Any, state_dict: Mapping[str, Any], prefix: str, local_metadata: Mapping[str, Any], error_msgs: list[str]
+) -> tuple[list[str], list[str]]:
+    """Load the parameters, persistent buffers and extra state of one module; return its missing and unexpected keys."""
+    assign = local_metadata.get("assign_to_params_buffers", False)
+    missing: list[str] = []
     persistent = {k: b for k, b in module._buffers.items() if k not in module._non_persistent_buffers_set}
     own = {k: v for k, v in (*module._parameters.items(), *persistent.items()) if v is not None}
     for name, current in own.items():
         key = prefix + name
         if key not in state_dict:
-            missing_keys.append(key)
+            missing.append(key)
             continue
         new = state_dict[key]
         if not _is_array_like(new):
@@ -205,7 +212,16 @@ def load_own(
                 f" {_size(current.shape)} and whose dimensions in the checkpoint are {_size(new.shape)},"
                 f" an exception occurred : {error.args}."
             )
-    return own
+    unexpected = _unexpected(module, state_dict, prefix, own)
+    extra = prefix + EXTRA_STATE
+    if module._takes_extra_state():
+        if extra in state_dict:
+            module.set_extra_state(state_dict[extra])
+        else:
+            missing.append(extra)
+    elif extra in state_dict:
+        unexpected.insert(0, extra)
+    return missing, unexpected
 
 
 def _size(shape: Any) -> str:
@@ -234,7 +250,7 @@ def _put(module: Any, name: str, current: Any, new: Any, assign: bool) -> None:
         module._buffers[name] = array
 
 
-def unexpected_of(module: Any, state_dict: Mapping[str, Any], prefix: str, own: Mapping[str, Any]) -> list[str]:
+def _unexpected(module: Any, state_dict: Mapping[str, Any], prefix: str, own: Mapping[str, Any]) -> list[str]:
     """Return the keys under ``prefix`` that name nothing in the module."""
     unexpected = []
     for key in state_dict:

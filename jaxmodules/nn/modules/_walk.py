@@ -3,14 +3,16 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from jaxmodules.nn.modules._attributes import is_module
 
-def walk_modules(module: Any, memo: set[int] | None, prefix: str, remove_duplicate: bool) -> Iterator[tuple[str, Any]]:
+
+def walk_modules(module: Any, memo: set[Any] | None, prefix: str, remove_duplicate: bool) -> Iterator[tuple[str, Any]]:
     """Yield ``module`` and every module below it, parents first, with dotted names."""
     memo = set() if memo is None else memo
-    if id(module) in memo:
+    if module in memo:
         return
     if remove_duplicate:
-        memo.add(id(module))
+        memo.add(module)
     yield prefix, module
     for name, child in module._modules.items():
         if child is not None:
@@ -38,7 +40,7 @@ def walk_members(
             yield (f"{path}.{name}" if path else name), member
 
 
-def resolve(module: Any, target: str, is_module: Callable[[Any], bool]) -> Any:
+def resolve(module: Any, target: str) -> Any:
     """Return the module at a dotted path.
 
     Raises:
@@ -51,3 +53,19 @@ def resolve(module: Any, target: str, is_module: Callable[[Any], bool]) -> Any:
         if not is_module(module):
             raise AttributeError(f"`{step}` is not an nn.Module")
     return module
+
+
+def resolve_member(module: Any, target: str, is_right: Callable[[Any, str, Any], bool], what: str) -> Any:
+    """Return the parameter or buffer at a dotted path.
+
+    Raises:
+        AttributeError: if a step of the path is missing, or what is there is something else.
+    """
+    path, _, name = target.rpartition(".")
+    owner = module.get_submodule(path)
+    if not hasattr(owner, name):
+        raise AttributeError(f"{owner._get_name()} has no attribute `{name}`")
+    value = getattr(owner, name)
+    if not is_right(owner, name, value):
+        raise AttributeError(f"`{name}` is not {what}")
+    return value

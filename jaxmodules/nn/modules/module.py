@@ -1,8 +1,8 @@
 """The base class of all modules: PyTorch's object model over JAX arrays.
 
 This file is the table of contents. A Module is five ordered dicts (parameters, buffers, children, hooks) and
-ordinary attributes; ``__setattr__`` decides where a value belongs. What works on a whole tree lives beside it:
-traversal in ``_walk``, hooks and the call in ``_hooks``, (de)serialisation in ``_state_dict``, conversion in
+ordinary attributes. The engines live beside it: where an assigned value belongs in ``_attributes``, traversal in
+``_walk``, hooks and the call in ``_hooks``, (de)serialisation in ``_state_dict``, conversion in
 ``_convert``, printing in ``_repr``, the pytree form in ``_pytree``.
 
 Two things are JAX's. The dicts and ``__setattr__`` tell the state core when the structure changes, so that
@@ -10,68 +10,38 @@ compiled functions know it without looking. And a write that would leave a trace
 where it happens.
 """
 
-import inspect
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxmodules._tracing import (
-    LeakError,
-    Tracer,
-    UnboundStateError,
-    epoch,
-    is_tracing,
-    leak_message,
-    leaks,
-    local,
-    must_not_read,
-    unbound_message,
+from jaxmodules._keys import Stateful
+from jaxmodules._tracing import epoch, is_tracing, local
+from jaxmodules.nn.modules import _attributes, _convert, _hooks, _pytree, _state_dict, _walk
+from jaxmodules.nn.modules._attributes import DICTS, typename
+from jaxmodules.nn.modules._hooks import (
+    RemovableHandle,
+    add_hook,
+    register_module_buffer_registration_hook,
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+    registered,
 )
-from jaxmodules.nn.modules import _convert, _hooks, _pytree, _state_dict, _walk
-from jaxmodules.nn.modules._hooks import RemovableHandle, add_hook, registered
 from jaxmodules.nn.modules._repr import module_repr
-from jaxmodules.nn.parameter import Buffer, Parameter, is_differentiable, to_array
-from jaxmodules.state import ATOMS, BufferDict, ChildDict, HookDict, Scan, Stateful, TrackedDict, holds_tracer
+from jaxmodules.nn.parameter import Parameter
+from jaxmodules.state import Scan
 
-register_module_buffer_registration_hook = _hooks.register_module_buffer_registration_hook
-register_module_forward_hook = _hooks.register_module_forward_hook
-register_module_forward_pre_hook = _hooks.register_module_forward_pre_hook
-register_module_module_registration_hook = _hooks.register_module_module_registration_hook
-register_module_parameter_registration_hook = _hooks.register_module_parameter_registration_hook
-
-_DICTS: dict[str, Callable[[], Any]] = {
-    "_parameters": TrackedDict,
-    "_buffers": BufferDict,
-    "_non_persistent_buffers_set": set,
-    "_backward_pre_hooks": HookDict,
-    "_backward_hooks": HookDict,
-    "_is_full_backward_hook": lambda: None,
-    "_forward_hooks": HookDict,
-    "_forward_hooks_with_kwargs": HookDict,
-    "_forward_hooks_always_called": HookDict,
-    "_forward_pre_hooks": HookDict,
-    "_forward_pre_hooks_with_kwargs": HookDict,
-    "_state_dict_hooks": HookDict,
-    "_state_dict_pre_hooks": HookDict,
-    "_load_state_dict_pre_hooks": HookDict,
-    "_load_state_dict_post_hooks": HookDict,
-    "_modules": ChildDict,
-}
-_MISSING = object()
-
-
-def typename(value: Any) -> str:
-    """Return the dotted name of the type of ``value``, without ``builtins``."""
-    kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, jax.Array | np.ndarray | Buffer)
+__all__ = [
+    "Module",
+    "register_module_buffer_registration_hook",
+    "register_module_forward_hook",
+    "register_module_forward_pre_hook",
+    "register_module_module_registration_hook",
+    "register_module_parameter_registration_hook",
+]
 
 
 class Module(Stateful):
@@ -111,16 +81,13 @@ class Module(Stateful):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if not self.call_super_init and (args or kwargs):
-            what = f"an unexpected keyword argument '{next(iter(kwargs))}'" if kwargs else None
-            raise TypeError(
-                f"{type(self).__name__}.__init__() got {what}"
-                if what
-                else f"{type(self).__name__}.__init__() takes 1 positional argument but {len(args) + 1} were given"
-            )
+            what = f"takes 1 positional argument but {len(args) + 1} were given"
+            what = f"got an unexpected keyword argument '{next(iter(kwargs))}'" if kwargs else what
+            raise TypeError(f"{type(self).__name__}.__init__() {what}")
         object.__setattr__(self, "_observed", False)
         own = self.__dict__
         own["training"] = True
-        for name, make in _DICTS.items():
+        for name, make in DICTS.items():
             own[name] = make()
         if self.call_super_init:
             super().__init__(*args, **kwargs)
@@ -130,14 +97,8 @@ class Module(Stateful):
         _pytree.register(cls)
 
     def forward(self, *input: Any) -> Any:
-        """Compute the output; every subclass overrides this.
-
-        Raises:
-            NotImplementedError: if it does not.
-        """
+        """Compute the output; every subclass overrides this, or gets a NotImplementedError."""
         raise NotImplementedError(f'Module [{type(self).__name__}] is missing the required "forward" function')
-
-    # Registration
 
     def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:
         """Add an array that is state but no parameter, such as a running mean.
@@ -152,19 +113,7 @@ class Module(Stateful):
             TypeError: if the name is no string or the value no array.
             KeyError: if the name is taken, empty or has a dot.
         """
-        if "_buffers" not in self.__dict__:
-            raise AttributeError("cannot assign buffer before Module.__init__() call")
-        self._check_name("buffer", name, self._buffers)
-        if tensor is not None and not _is_array(tensor):
-            raise TypeError(
-                f"cannot assign '{typename(tensor)}' object to buffer '{name}' (jax.Array, NumPy array or None required)"
-            )
-        tensor = registered(_hooks.buffer_registration_hooks, self, name, tensor)
-        self._buffers[name] = None if tensor is None else to_array(tensor)
-        if persistent:
-            self._non_persistent_buffers_set.discard(name)
-        else:
-            self._non_persistent_buffers_set.add(name)
+        _attributes.register_buffer(self, name, tensor, persistent)
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
         """Add a parameter.
@@ -180,7 +129,7 @@ class Module(Stateful):
         """
         if "_parameters" not in self.__dict__:
             raise AttributeError("cannot assign parameter before Module.__init__() call")
-        self._check_name("parameter", name, self._parameters)
+        _attributes.check_name(self, "parameter", name, self._parameters)
         if param is not None and not isinstance(param, Parameter):
             raise TypeError(
                 f"cannot assign '{typename(param)}' object to parameter '{name}' (nn.Parameter or None required)"
@@ -202,113 +151,18 @@ class Module(Stateful):
         """
         if not isinstance(module, Module) and module is not None:
             raise TypeError(f"{typename(module)} is not a Module subclass")
-        self._check_name("module", name, self._modules)
+        _attributes.check_name(self, "module", name, self._modules)
         self._modules[name] = registered(_hooks.module_registration_hooks, self, name, module)
 
     def register_module(self, name: str, module: "Module | None") -> None:
         """Add a child module; an alias of :meth:`add_module`."""
         self.add_module(name, module)
 
-    def _check_name(self, kind: str, name: Any, registry: Mapping[str, Any]) -> None:
-        if not isinstance(name, str):
-            raise TypeError(f"{kind} name should be a string. Got {typename(name)}")
-        if kind == "module" and hasattr(self, name) and name not in registry:
-            raise KeyError(f"attribute '{name}' already exists")
-        if "." in name:
-            raise KeyError(f'{kind} name can\'t contain "."' + (f", got: {name}" if kind == "module" else ""))
-        if name == "":
-            raise KeyError(f'{kind} name can\'t be empty string ""')
-        if hasattr(self, name) and name not in registry:
-            raise KeyError(f"attribute '{name}' already exists")
-
-    # Attributes
-
     def __getattr__(self, name: str) -> Any:
-        own = self.__dict__
-        if "_parameters" in own and name in own["_parameters"]:
-            return own["_parameters"][name]
-        if "_buffers" in own and name in own["_buffers"]:
-            buffers = own["_buffers"]
-            if local.frames and must_not_read((id(buffers), name), buffers._born) and buffers[name] is not None:
-                raise UnboundStateError(unbound_message(f"buffer '{name}' of {type(self).__name__}"))
-            return buffers[name]
-        if "_modules" in own and name in own["_modules"]:
-            return own["_modules"][name]
-        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        return _attributes.get_attribute(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        own = self.__dict__
-        parameters = own.get("_parameters")
-        if isinstance(value, Parameter):
-            if parameters is None:
-                raise AttributeError("cannot assign parameters before Module.__init__() call")
-            self._forget(name, "_buffers", "_modules")
-            self.register_parameter(name, value)
-        elif parameters is not None and name in parameters:
-            if value is not None:
-                raise TypeError(
-                    f"cannot assign '{typename(value)}' as parameter '{name}' (nn.Parameter or None expected)"
-                )
-            self.register_parameter(name, value)
-        elif isinstance(value, Module) or (parameters is not None and name in own["_modules"]):
-            self._set_module(name, value)
-        elif isinstance(value, Buffer) or (parameters is not None and name in own["_buffers"]):
-            self._set_buffer(name, value)
-        else:
-            self._set_static(name, value)
-
-    def _set_module(self, name: str, value: Any) -> None:
-        if "_modules" not in self.__dict__:
-            raise AttributeError("cannot assign module before Module.__init__() call")
-        if isinstance(value, Module):
-            self._forget(name, "_parameters", "_buffers")
-        elif value is not None:
-            raise TypeError(
-                f"cannot assign '{typename(value)}' as child module '{name}' (nn.Module or None expected)"
-            )
-        self._modules[name] = registered(_hooks.module_registration_hooks, self, name, value)
-
-    def _set_buffer(self, name: str, value: Any) -> None:
-        if value is not None and not _is_array(value):
-            raise TypeError(
-                f"cannot assign '{typename(value)}' as buffer '{name}' (nn.Buffer, jax.Array or None expected)"
-            )
-        non_persistent = self.__dict__.get("_non_persistent_buffers_set", ())
-        persistent = value.persistent if isinstance(value, Buffer) else name not in non_persistent
-        if getattr(self.register_buffer, "__func__", None) is Module.register_buffer or (
-            "persistent" in inspect.signature(self.register_buffer).parameters
-        ):
-            self.register_buffer(name, value, persistent)
-        elif persistent:
-            self.register_buffer(name, value)
-        else:
-            raise RuntimeError(
-                "Registering a non-persistent buffer on a Module subclass that implements register_buffer() without"
-                " the persistent argument is not allowed."
-            )
-
-    def _set_static(self, name: str, value: Any) -> None:
-        own = self.__dict__
-        if is_tracing() and holds_tracer(value):
-            born = own["_buffers"]._born if "_buffers" in own else None
-            if any(leaks(leaf, (id(own), name), born) for leaf in jax.tree.leaves(value)):
-                path = ".".join([*local.path, name])
-                raise LeakError(leak_message(f"the attribute '{path}' of {type(self).__name__}"))
-        if name in _DICTS and type(value) in (dict, _hooks.OrderedDict):
-            make = _DICTS[name]
-            value = make(value.items()) if make is HookDict else make._of(value)  # type: ignore[attr-defined]
-        old = own.get(name, _MISSING)
-        object.__setattr__(self, name, value)
-        if own.get("_parameters") is not None and self._observed and old is not value:
-            if not (type(old) is type(value) and type(value) in ATOMS and old == value):
-                epoch.count += 1
-
-    def _forget(self, name: str, *registries: str) -> None:
-        own = self.__dict__
-        for registry in (own, *(own[r] for r in registries)):
-            if name in registry:
-                del registry[name]
-        own["_non_persistent_buffers_set"].discard(name)
+        _attributes.set_attribute(self, name, value)
 
     def __delattr__(self, name: str) -> None:
         for registry in (self._parameters, self._buffers, self._modules):
@@ -323,8 +177,6 @@ class Module(Stateful):
         own = self.__dict__
         names = {*dir(type(self)), *own, *own["_parameters"], *own["_modules"], *own["_buffers"]}
         return sorted(name for name in names if not name[:1].isdigit())
-
-    # Calling
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._compiled_call_impl is not None:
@@ -357,8 +209,6 @@ class Module(Stateful):
         """Make calls of this module run compiled; the arguments are those of ``jm.jit``."""
         assert Module._compiler is not None
         self._compiled_call_impl = Module._compiler(self._call_impl, *args, **kwargs)
-
-    # Hooks
 
     def register_forward_pre_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
@@ -441,8 +291,6 @@ class Module(Stateful):
         """Register ``hook(module, incompatible_keys)`` to run after :meth:`load_state_dict`."""
         return add_hook(self._load_state_dict_post_hooks, hook)
 
-    # State
-
     def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
         """Return an ordered dict of all parameters and persistent buffers, by dotted name.
 
@@ -453,17 +301,7 @@ class Module(Stateful):
             keep_vars: list the Parameters themselves instead of their arrays.
         """
         if args:
-            warnings.warn(
-                "Positional args are being deprecated, use kwargs instead. Refer to"
-                " https://pytorch.org/docs/main/generated/torch.nn.Module.html#torch.nn.Module.state_dict"
-                " for details.",
-                FutureWarning,
-                stacklevel=2,
-            )
-            given = dict(zip(("destination", "prefix", "keep_vars"), args, strict=False))
-            destination = given["destination"] if destination is None else destination
-            prefix = given.get("prefix", prefix) if prefix == "" else prefix
-            keep_vars = given.get("keep_vars", keep_vars) if keep_vars is False else keep_vars
+            destination, prefix, keep_vars = _state_dict.positional(args, destination, prefix, keep_vars)
         return _state_dict.build(self, destination, prefix, keep_vars)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -498,18 +336,7 @@ class Module(Stateful):
     ) -> None:
         for hook in self._load_state_dict_pre_hooks.values():
             hook(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        assign = local_metadata.get("assign_to_params_buffers", False)
-        missing: list[str] = []
-        own = _state_dict.load_own(self, state_dict, prefix, assign, missing, error_msgs)
-        extra_key = prefix + _state_dict.EXTRA_STATE
-        unexpected = _state_dict.unexpected_of(self, state_dict, prefix, own)
-        if self._takes_extra_state():
-            if extra_key in state_dict:
-                self.set_extra_state(state_dict[extra_key])
-            else:
-                missing.append(extra_key)
-        elif extra_key in state_dict:
-            unexpected.insert(0, extra_key)
+        missing, unexpected = _state_dict.load_own(self, state_dict, prefix, local_metadata, error_msgs)
         if strict:
             missing_keys.extend(missing)
             unexpected_keys.extend(unexpected)
@@ -537,15 +364,11 @@ class Module(Stateful):
         object.__setattr__(self, "_observed", False)
         own = self.__dict__
         own.update(state)
-        for name, make in _DICTS.items():
-            value = own.setdefault(name, make())
-            if type(value) in (dict, _hooks.OrderedDict):
-                own[name] = make(value.items()) if make is HookDict else make._of(value)  # type: ignore[attr-defined]
+        for name, make in DICTS.items():
+            own[name] = _attributes.tracked(name, own[name]) if name in own else make()
 
     def _scan(self, scan: Scan, path: str) -> Any:
         return scan.module(self, path)
-
-    # Traversal
 
     def get_submodule(self, target: str) -> "Module":
         """Return the module at a dotted path.
@@ -553,7 +376,7 @@ class Module(Stateful):
         Raises:
             AttributeError: if a step of the path is missing or no module.
         """
-        return _walk.resolve(self, target, lambda m: isinstance(m, Module))
+        return _walk.resolve(self, target)
 
     def set_submodule(self, target: str, module: "Module", strict: bool = False) -> None:
         """Replace the module at a dotted path, or add it; with ``strict`` only replace.
@@ -569,34 +392,16 @@ class Module(Stateful):
         path, _, name = target.rpartition(".")
         parent = self.get_submodule(path)
         if strict or hasattr(parent, name):
-            _walk.resolve(parent, name, lambda m: isinstance(m, Module))
+            _walk.resolve(parent, name)
         setattr(parent, name, module)
 
     def get_parameter(self, target: str) -> Parameter:
-        """Return the parameter at a dotted path.
-
-        Raises:
-            AttributeError: if there is none.
-        """
-        return self._get_member(target, lambda _, __, value: isinstance(value, Parameter), "an nn.Parameter")
+        """Return the parameter at a dotted path; AttributeError is raised if there is none."""
+        return _walk.resolve_member(self, target, lambda _, __, value: isinstance(value, Parameter), "an nn.Parameter")
 
     def get_buffer(self, target: str) -> jax.Array:
-        """Return the buffer at a dotted path.
-
-        Raises:
-            AttributeError: if there is none.
-        """
-        return self._get_member(target, lambda owner, name, _: name in owner._buffers, "a buffer")
-
-    def _get_member(self, target: str, is_right: Callable[[Any, str, Any], bool], what: str) -> Any:
-        path, _, name = target.rpartition(".")
-        owner = self.get_submodule(path)
-        if not hasattr(owner, name):
-            raise AttributeError(f"{owner._get_name()} has no attribute `{name}`")
-        value = getattr(owner, name)
-        if not is_right(owner, name, value):
-            raise AttributeError(f"`{name}` is not {what}")
-        return value
+        """Return the buffer at a dotted path; AttributeError is raised if there is none."""
+        return _walk.resolve_member(self, target, lambda owner, name, _: name in owner._buffers, "a buffer")
 
     def _named_members(
         self, get_members_fn: Any, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
@@ -649,8 +454,6 @@ class Module(Stateful):
         """Yield this module and every module below it with dotted names, parents first."""
         return _walk.walk_modules(self, memo, prefix, remove_duplicate)
 
-    # Changes to the whole tree
-
     def apply(self, fn: Callable[["Module"], None]) -> Self:
         """Call ``fn`` on every module, children first, and return this one."""
         for child in self.children():
@@ -659,11 +462,7 @@ class Module(Stateful):
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode here and below, and return this module.
-
-        Raises:
-            ValueError: if ``mode`` is no bool.
-        """
+        """Set training mode here and below, and return this module; ValueError if ``mode`` is no bool."""
         if not isinstance(mode, bool):
             raise ValueError(f"training mode is expected to be boolean, got {mode!r}")
         self.training = mode
@@ -754,30 +553,18 @@ class Module(Stateful):
         return self.to("cpu")
 
     def cuda(self, device: Any = None) -> Self:
-        """Move to a GPU.
-
-        Raises:
-            RuntimeError: if there is none.
-        """
+        """Move to a GPU; RuntimeError is raised if there is none."""
         return self.to("cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device)
 
     def xpu(self, device: Any = None) -> Self:
         """Raise RuntimeError: JAX has no such device."""
         return self.to("xpu")
 
-    def ipu(self, device: Any = None) -> Self:
-        """Raise RuntimeError: JAX has no such device."""
-        return self.to("ipu")
-
-    def mtia(self, device: Any = None) -> Self:
-        """Raise RuntimeError: JAX has no such device."""
-        return self.to("mtia")
+    ipu = mtia = xpu
 
     def share_memory(self) -> Self:
         """Return this module: JAX arrays are immutable, there is no memory to share."""
         return self
-
-    # Printing
 
     def _get_name(self) -> str:
         return type(self).__name__

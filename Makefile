@@ -1,0 +1,32 @@
+# Every target sets up .venv by itself, once per change of pyproject.toml.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DELETE_ON_ERROR:
+.PHONY: run test bench lint clean
+
+run: .venv/.with-run
+	$(BIN)/python -m jaxmodules.examples.digits $(ARGS)
+
+test: .venv/.with-test
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: .venv/.with-bench
+	$(BIN)/python -m jaxmodules.bench $(ARGS)
+
+lint: .venv/.with-lint
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean:
+	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "jaxmodules needs Python 3.11 or newer, got: $$($(PYTHON) --version 2>&1) (try: make PYTHON=python3.12)"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.with-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@

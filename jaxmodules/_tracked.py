@@ -1,0 +1,137 @@
+"""Dicts that tell: a module's registries move the epoch when their structure changes, and refuse leaks."""
+
+import functools
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxmodules._tracing import Cell, LeakError, Tracer, birth, epoch, is_tracing, leak_message, leaks, local, owner
+
+set_item = dict.__setitem__
+
+
+class TrackedDict(dict[str, Any]):
+    """A dict whose structural changes move the epoch once a structure has been read from it."""
+
+    __slots__ = ("__weakref__", "_born", "observed")
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "TrackedDict":
+        """Make an unobserved dict."""
+        self = super().__new__(cls)
+        self.observed = False
+        self._born = birth()
+        return self
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._check(key, value)
+        if self.observed and self._is_change(key, value):
+            epoch.count += 1
+        set_item(self, key, value)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Set every item of a mapping or iterable of pairs."""
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """Return the value of ``key``, setting it first where it is missing."""
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def __ior__(self, other: Any) -> "TrackedDict":  # type: ignore[override, misc]
+        self.update(other)
+        return self
+
+    def __reduce__(self) -> Any:
+        return type(self)._of, (dict(self),)
+
+    @classmethod
+    def _of(cls, items: Mapping[str, Any]) -> "TrackedDict":
+        self = cls()
+        dict.update(self, items)
+        return self
+
+    def _is_change(self, key: str, value: Any) -> bool:
+        return key not in self or self[key] is not value
+
+    def _check(self, key: str, value: Any) -> None:
+        """Refuse a box that was made in a trace and would outlive it here."""
+        if isinstance(value, Cell) and owner(id(value)) is None and leaks(value._value, (id(self), key), self._born):
+            raise LeakError(leak_message(f"the parameter '{'.'.join([*local.path, key])}'"))
+
+
+class ChildDict(TrackedDict):
+    """The children of a module; tells each child the name it is called by."""
+
+    __slots__ = ()
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        if value is not None:
+            object.__setattr__(value, "_scope", str(key))
+
+    def _check(self, key: str, value: Any) -> None:
+        """Refuse a module that was made in a trace and would outlive it here."""
+        if value is not None and is_tracing() and self._born is None and _holds_traced_state(value):
+            raise LeakError(leak_message(f"the module '{'.'.join([*local.path, key])}'"))
+
+
+class BufferDict(TrackedDict):
+    """The buffers of a module: a new array in place of an old one is a value, not a change of structure."""
+
+    __slots__ = ()
+
+    def _is_change(self, key: str, value: Any) -> bool:
+        return key not in self or (self[key] is None) != (value is None)
+
+    def _check(self, key: str, value: Any) -> None:
+        if isinstance(value, Tracer) and leaks(value, (id(self), key), self._born):
+            raise LeakError(leak_message(f"the buffer '{'.'.join([*local.path, key])}'"))
+
+
+def _holds_traced_state(module: Any) -> bool:
+    """Tell whether a module that was made in a trace holds traced arrays."""
+    arrays = [p._value for p in module._parameters.values() if p is not None] + list(module._buffers.values())
+    return module._parameters._born is not None and (
+        any(isinstance(array, Tracer) for array in arrays)
+        or any(_holds_traced_state(child) for child in module._modules.values() if child is not None)
+    )
+
+
+class HookDict(OrderedDict[int, Any]):
+    """The hooks of a module, by handle id."""
+
+    observed = False
+
+    def __reduce__(self) -> Any:
+        return HookDict, (list(self.items()),)
+
+
+def _telling(base: type, name: str) -> Callable[..., Any]:
+    method = getattr(base, name)
+
+    @functools.wraps(method)
+    def mutate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.observed:
+            epoch.count += 1
+        return method(self, *args, **kwargs)
+
+    return mutate
+
+
+for _name in ("__delitem__", "pop", "popitem", "clear"):
+    setattr(TrackedDict, _name, _telling(dict, _name))
+for _name in ("__setitem__", "__delitem__", "pop", "popitem", "clear", "move_to_end"):
+    setattr(HookDict, _name, _telling(OrderedDict, _name))
+
+global_hooks: list[HookDict] = []
+
+
+def holds_tracer(value: Any) -> bool:
+    """Tell whether ``value`` is a tracer, or a list, tuple, dict or set with one inside."""
+    if isinstance(value, Tracer):
+        return True
+    if isinstance(value, dict):
+        return any(map(holds_tracer, value.values()))
+    return isinstance(value, list | tuple | set | deque) and any(map(holds_tracer, value))

@@ -1,0 +1,26 @@
+"""Run every comparison and print its table."""
+
+import argparse
+from collections.abc import Sequence
+
+try:
+    from jaxmodules.bench import programs, resnet, training_step
+except ModuleNotFoundError as error:
+    raise ImportError(f"the benchmark needs {error.name}: pip install 'jaxmodules[bench]'") from error
+
+SIZES = (3, 50)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m jaxmodules.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few rounds: a check that everything runs")
+    quick = parser.parse_args(argv).quick
+    resnet.run(rounds=1 if quick else 5)
+    for blocks in SIZES:
+        training_step.run(blocks, rounds=2 if quick else 31, seconds=0.005 if quick else 0.05)
+        programs.run(blocks, rounds=2 if quick else 7)
+
+
+if __name__ == "__main__":
+    main()

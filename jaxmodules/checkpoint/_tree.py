@@ -1,0 +1,256 @@
+"""Take a nested container apart into named arrays and a JSON skeleton, and put it together again.
+
+The skeleton is what is left of the container when every array is replaced by its name. What JSON has, stands for
+itself: ``null``, booleans, strings, lists, finite floats, ints of up to 63 bits. Everything else is an object with
+a tag for its first key:
+
+    {"dict": [[key, value], ...]}           {"OrderedDict": [[key, value], ...], "_metadata": value}
+    {"tuple": [value, ...]}                 {"array": name}, {"array": name, "dtype": "complex128"}
+    {"int": "0x1f..."}                      {"key": name, "impl": "threefry2x32"}
+    {"float": "nan"}                        {"complex": [real, imaginary]}, {"bytes": base64}
+
+Reading one builds these types and no others, so a file from a stranger can be wrong but cannot run code.
+"""
+
+import base64
+import math
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmodules._tracing import Tracer
+
+CARRIED: dict[str, np.dtype] = {
+    code: np.dtype(scalar)
+    for code, scalar in {
+        "BOOL": np.bool_, "I8": np.int8, "U8": np.uint8, "I16": np.int16, "U16": np.uint16,
+        "I32": np.int32, "U32": np.uint32, "I64": np.int64, "U64": np.uint64, "C64": np.complex64,
+        "F16": np.float16, "BF16": jnp.bfloat16, "F32": np.float32, "F64": np.float64,
+        "F8_E4M3": jnp.float8_e4m3fn, "F8_E5M2": jnp.float8_e5m2, "F8_E8M0": jnp.float8_e8m0fnu,
+        "F8_E4M3FNUZ": jnp.float8_e4m3fnuz, "F8_E5M2FNUZ": jnp.float8_e5m2fnuz,
+    }.items()
+}  # fmt: skip
+"""The safetensors codes of the dtypes that the format carries."""
+
+RAW: dict[str, np.dtype] = {
+    np.dtype(scalar).name: np.dtype(scalar)
+    for scalar in (np.complex128, jnp.int4, jnp.uint4, jnp.float8_e3m4, jnp.float8_e4m3, jnp.float8_e4m3b11fnuz)
+}
+"""Dtypes outside the format: stored as their bytes along one more axis, named in the skeleton."""
+
+_CARRIED_NAMES = frozenset(dtype.name for dtype in CARRIED.values())
+_PLAIN = (type(None), bool, int, float, complex, str, bytes)
+_CONTAINERS = (dict, OrderedDict, list, tuple)
+
+Path = tuple[Any, ...]
+
+
+def pack(obj: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    """Return the skeleton of ``obj`` and its arrays by name, each array object once.
+
+    Raises:
+        TypeError: something in ``obj`` cannot be stored; the message gives the path to it.
+        ValueError: a container holds itself, or an array's values are not available here.
+    """
+    packer = _Packer()
+    try:
+        return packer.pack(obj, ()), packer.arrays
+    except RecursionError:
+        raise ValueError("the object to save is nested too deeply: flatten it first") from None
+
+
+def unpack(skeleton: Any, tensors: dict[str, np.ndarray]) -> Any:
+    """Return the container that :func:`pack` took apart; arrays that were one object are one object again."""
+    return _Unpacker(tensors).unpack(skeleton)
+
+
+def to_jax(array: np.ndarray) -> jax.Array | np.ndarray:
+    """Return a JAX array, or the NumPy one where JAX would cut 64 bits to 32."""
+    return jnp.asarray(array) if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype else array
+
+
+class _Packer:
+    """Walks one object, collecting arrays under the path that leads to them."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, np.ndarray] = {}
+        self._nodes: dict[int, dict[str, str]] = {}
+        self._seen: list[Any] = []  # keeps ids unique while they are keys
+        self._open: set[int] = set()
+
+    def pack(self, obj: Any, path: Path) -> Any:
+        """Return the skeleton of one value."""
+        if type(obj) in _PLAIN:
+            return _pack_plain(obj)
+        if type(obj) in _CONTAINERS or isinstance(obj, OrderedDict):
+            if id(obj) in self._open:
+                raise ValueError(f"cannot save {_spell(path)}: it is a {type(obj).__name__} that contains itself")
+            self._open.add(id(obj))
+            node = self._pack_container(obj, path)
+            self._open.remove(id(obj))
+            return node
+        if hasattr(type(obj), "__jax_array__") and not isinstance(obj, jax.Array):
+            obj = obj.__jax_array__()
+        if isinstance(obj, jax.Array | np.ndarray | np.generic):
+            return self._pack_array(obj, path)
+        raise TypeError(_refusal(obj, path))
+
+    def _pack_container(self, obj: Any, path: Path) -> Any:
+        if isinstance(obj, list | tuple):
+            values = [self.pack(value, (*path, i)) for i, value in enumerate(obj)]
+            return values if isinstance(obj, list) else {"tuple": values}
+        items = [[_pack_key(key, path), self.pack(value, (*path, key))] for key, value in obj.items()]
+        if type(obj) is dict:
+            return {"dict": items}
+        node: dict[str, Any] = {"OrderedDict": items}
+        if hasattr(obj, "_metadata"):  # the versions of each module, which PyTorch hangs on a state_dict
+            node["_metadata"] = self.pack(obj._metadata, (*path, "_metadata"))
+        return node
+
+    def _pack_array(self, obj: Any, path: Path) -> dict[str, str]:
+        if id(obj) not in self._nodes:
+            self._seen.append(obj)
+            self._nodes[id(obj)] = self._store(obj, path)
+        return self._nodes[id(obj)]
+
+    def _store(self, obj: Any, path: Path) -> dict[str, str]:
+        if isinstance(obj, Tracer):
+            raise TypeError(
+                f"cannot save {_spell(path)}: it is a traced value of shape {obj.shape}, which has no numbers yet"
+                " (expected a concrete array): call save outside jit, grad and vmap"
+            )
+        key = {}
+        try:
+            if jnp.issubdtype(obj.dtype, jax.dtypes.prng_key):
+                key = {"impl": str(jax.random.key_impl(obj))}
+                obj = jax.random.key_data(obj)
+            array = np.asarray(obj, order="C")
+        except RuntimeError as error:  # deleted by donation, or on other hosts
+            raise ValueError(f"cannot save {_spell(path)}: its values are not available here ({error})") from error
+        name = self._name(path)
+        raw = {}
+        if array.dtype.name in RAW:
+            raw = {"dtype": array.dtype.name}
+            array = array.reshape(*array.shape, 1).view(np.uint8)
+        elif array.dtype.name not in _CARRIED_NAMES:
+            raise TypeError(
+                f"cannot save {_spell(path)}: dtype {array.dtype} cannot be stored"
+                f" (expected one of {', '.join(sorted(_CARRIED_NAMES | RAW.keys()))})"
+            )
+        self.arrays[name] = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        return {"key": name, **key} if key else {"array": name, **raw}
+
+    def _name(self, path: Path) -> str:
+        """Return the dotted path in UTF-8, told apart from earlier ones where two paths spell the same."""
+        name = base = ".".join(map(str, path)).encode("utf-8", "backslashreplace").decode()
+        count = 1
+        while name in self.arrays or name == "__metadata__":  # the format's own entry
+            count += 1
+            name = f"{base}#{count}"
+        return name
+
+
+class _Unpacker:
+    """Builds one object from its skeleton, each array once."""
+
+    def __init__(self, tensors: dict[str, np.ndarray]) -> None:
+        self._tensors = tensors
+        self._built: dict[tuple[str, ...], Any] = {}
+
+    def unpack(self, node: Any) -> Any:
+        """Return the value that a skeleton stands for."""
+        match node:
+            case None | bool() | int() | float() | str():
+                return node
+            case list():
+                return [self.unpack(value) for value in node]
+            case {"array": str() as name, "dtype": str() as dtype}:
+                return self._build(("array", name, dtype))
+            case {"array": str() as name}:
+                return self._build(("array", name))
+            case {"key": str() as name, "impl": str() as impl}:
+                return self._build(("key", name, impl))
+            case {"dict": list() as items}:
+                return {self.unpack(key): self.unpack(value) for key, value in items}
+            case {"OrderedDict": list() as items}:
+                built = OrderedDict((self.unpack(key), self.unpack(value)) for key, value in items)
+                if "_metadata" in node:
+                    built._metadata = self.unpack(node["_metadata"])  # type: ignore[attr-defined]
+                return built
+            case {"tuple": list() as values}:
+                return tuple(self.unpack(value) for value in values)
+        return _unpack_plain(node)
+
+    def _build(self, how: tuple[str, ...]) -> Any:
+        if how not in self._built:
+            kind, name, *detail = how
+            array = self._tensors[name]
+            if kind == "key":
+                self._built[how] = jax.random.wrap_key_data(jnp.asarray(array), impl=detail[0])
+            else:
+                self._built[how] = to_jax(array.view(RAW[detail[0]]).squeeze(-1) if detail else array)
+        return self._built[how]
+
+
+def _pack_plain(value: Any) -> Any:
+    match value:
+        case bool() | None | str():
+            return value
+        case int():
+            return value if abs(value) < 1 << 63 else {"int": hex(value)}  # hex has no limit on digits
+        case float():
+            return value if math.isfinite(value) else {"float": str(value)}
+        case complex():
+            return {"complex": [_pack_plain(value.real), _pack_plain(value.imag)]}
+    return {"bytes": base64.b64encode(value).decode()}
+
+
+def _unpack_plain(node: Any) -> Any:
+    match node:
+        case {"int": str() as digits}:
+            return int(digits, 16)
+        case {"float": str() as name}:
+            return float(name)
+        case {"complex": [real, imaginary]}:
+            return complex(_unpack_plain(real), _unpack_plain(imaginary))
+        case {"bytes": str() as text}:
+            return base64.b64decode(text, validate=True)
+        case int() | float():
+            return node
+    raise ValueError(f"expected an entry of a saved object, got {str(node)[:80]!r}")
+
+
+def _pack_key(key: Hashable, path: Path) -> Any:
+    if type(key) in _PLAIN:
+        return _pack_plain(key)
+    if type(key) is tuple:
+        return {"tuple": [_pack_key(part, path) for part in key]}
+    raise TypeError(
+        f"cannot save {_spell(path)}: a key of type {type(key).__name__} cannot be stored"
+        " (expected str, int, float, complex, bool, bytes, None, or a tuple of these)"
+    )
+
+
+def _refusal(obj: Any, path: Path) -> str:
+    """Say that ``obj`` cannot be stored, and what to store in its place."""
+    if hasattr(obj, "state_dict"):
+        advice = "save its state_dict() and give that to load_state_dict() after loading"
+    elif isinstance(obj, tuple | list | dict):
+        advice = f"convert it to a plain {next(kind.__name__ for kind in _CONTAINERS if isinstance(obj, kind))}"
+    elif hasattr(obj, "__array__"):
+        advice = "convert it with numpy.asarray"
+    else:
+        advice = "replace it by plain values, or leave it out"
+    return (
+        f"cannot save {_spell(path)}: {type(obj).__name__} objects cannot be stored (expected arrays, Parameters,"
+        f" dict, OrderedDict, list, tuple, str, bytes, numbers or None): {advice}"
+    )
+
+
+def _spell(path: Path) -> str:
+    """Return a path as the Python expression that leads there from the saved object."""
+    return "obj" + "".join(f"[{key!r}]" for key in path)

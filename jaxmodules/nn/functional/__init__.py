@@ -1,0 +1,25 @@
+"""Functions on arrays, with PyTorch's names and arguments: what the layers compute, without their state."""
+
+from jaxmodules.nn.functional.activation import leaky_relu as leaky_relu
+from jaxmodules.nn.functional.activation import log_softmax as log_softmax
+from jaxmodules.nn.functional.activation import prelu as prelu
+from jaxmodules.nn.functional.activation import relu as relu
+from jaxmodules.nn.functional.activation import sigmoid as sigmoid
+from jaxmodules.nn.functional.activation import softmax as softmax
+from jaxmodules.nn.functional.activation import tanh as tanh
+from jaxmodules.nn.functional.conv import conv1d as conv1d
+from jaxmodules.nn.functional.conv import conv2d as conv2d
+from jaxmodules.nn.functional.conv import conv3d as conv3d
+from jaxmodules.nn.functional.dropout import dropout as dropout
+from jaxmodules.nn.functional.linear import bilinear as bilinear
+from jaxmodules.nn.functional.linear import linear as linear
+from jaxmodules.nn.functional.loss import cross_entropy as cross_entropy
+from jaxmodules.nn.functional.loss import mse_loss as mse_loss
+from jaxmodules.nn.functional.loss import nll_loss as nll_loss
+from jaxmodules.nn.functional.normalization import batch_norm as batch_norm
+from jaxmodules.nn.functional.normalization import layer_norm as layer_norm
+from jaxmodules.nn.functional.padding import pad as pad
+from jaxmodules.nn.functional.pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
+from jaxmodules.nn.functional.pooling import avg_pool2d as avg_pool2d
+from jaxmodules.nn.functional.pooling import max_pool2d as max_pool2d
+from jaxmodules.nn.functional.sparse import embedding as embedding

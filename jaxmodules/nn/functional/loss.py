@@ -1,0 +1,333 @@
+"""Losses and their reductions."""
+
+import warnings
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmodules._shapes import (
+    accumulation_dtype,
+    as_array,
+    as_array_or_none,
+    check_floating,
+    host_value,
+    is_floating,
+    is_integer,
+)
+from jaxmodules._typing import Array, ArrayLike
+
+
+def cross_entropy(
+    input: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Array:
+    r"""Measure how far scores are from class labels, or from class probabilities.
+
+    .. math:: l_n = -w_{t_n} \log \frac{e^{x_{n,t_n}}}{\sum_c e^{x_{n,c}}}, \qquad
+              l_n = -\sum_c w_c\,t_{n,c} \log \frac{e^{x_{n,c}}}{\sum_j e^{x_{n,j}}}
+
+    Args:
+        input: scores (logits), ``(C,)``, ``(N, C)`` or ``(N, C, *)``.
+        target: class indices, shaped as ``input`` without the class axis, or probabilities, shaped as ``input``.
+        weight: one factor per class, ``(C,)``.
+        size_average: deprecated, see ``reduction``.
+        ignore_index: the target that contributes neither to the loss nor to its mean.
+        reduce: deprecated, see ``reduction``.
+        reduction: ``'none'``, ``'mean'`` (weighted by ``weight``) or ``'sum'``.
+        label_smoothing: share of the target that is spread over all classes.
+
+    Shape:
+        ``(N, C, *), (N, *) -> ()``, or ``(N, *)`` with ``reduction='none'``
+
+    Raises:
+        ValueError: if batch sizes differ or ``reduction`` is unknown.
+        RuntimeError: if shapes or dtypes do not fit together.
+        IndexError: if a target is not a class; a traced target that is not gives NaN.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules.nn import functional as F
+        >>> F.cross_entropy(jnp.array([[0.0, 100.0]]), jnp.array([0])).item()
+        100.0
+    """
+    reduction = resolve_reduction(size_average, reduce, reduction)
+    input, target, weight = as_array(input), as_array(target), as_array_or_none(weight)
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
+    check_floating(input, "log_softmax")
+    if target.shape != input.shape:
+        target = _check_classes(input, target, weight, ignore_index)
+        return _class_loss(input, target, weight, ignore_index, reduction, label_smoothing, log_softmax=True)
+    if not is_floating(target.dtype):
+        raise RuntimeError(f"Expected floating point type for target with class probabilities, got {target.dtype}")
+    if ignore_index >= 0:
+        raise RuntimeError(f"ignore_index is not supported for floating point target, got {ignore_index}")
+    _check_weight(input, weight)
+    return _probability_loss(input, target, weight, reduction, label_smoothing)
+
+
+def nll_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Array:
+    r"""Pick the negative log-likelihood of each target class.
+
+    .. math:: l_n = -w_{t_n}\,x_{n,t_n}
+
+    Args:
+        input: log-probabilities, ``(C,)``, ``(N, C)`` or ``(N, C, *)``.
+        target: class indices, shaped as ``input`` without the class axis.
+        weight: one factor per class, ``(C,)``.
+        size_average: deprecated, see ``reduction``.
+        ignore_index: the target that contributes neither to the loss nor to its mean.
+        reduce: deprecated, see ``reduction``.
+        reduction: ``'none'``, ``'mean'`` (weighted by ``weight``) or ``'sum'``.
+
+    Shape:
+        ``(N, C, *), (N, *) -> ()``, or ``(N, *)`` with ``reduction='none'``
+
+    Raises:
+        ValueError: if batch sizes differ or ``reduction`` is unknown.
+        RuntimeError: if shapes or dtypes do not fit together.
+        IndexError: if a target is not a class; a traced target that is not gives NaN.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules.nn import functional as F
+        >>> F.nll_loss(jnp.array([[-1.0, -2.0]]), jnp.array([1])).item()
+        2.0
+    """
+    reduction = resolve_reduction(size_average, reduce, reduction)
+    input, target, weight = as_array(input), as_array(target), as_array_or_none(weight)
+    target = _check_classes(input, target, weight, ignore_index)
+    check_floating(input, "nll_loss")
+    return _class_loss(input, target, weight, ignore_index, reduction, 0.0, log_softmax=False)
+
+
+def mse_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: ArrayLike | None = None,
+) -> Array:
+    r"""Average the squared difference of two arrays.
+
+    .. math:: l_n = w_n (x_n - y_n)^2
+
+    Args:
+        input: an array of any shape.
+        target: an array of the same shape; another shape is broadcast, with a warning.
+        size_average: deprecated, see ``reduction``.
+        reduce: deprecated, see ``reduction``.
+        reduction: ``'none'``, ``'mean'`` (weighted by ``weight``) or ``'sum'``.
+        weight: one factor per element, of the shape of ``input``.
+
+    Shape:
+        ``(*), (*) -> ()``, or ``(*)`` with ``reduction='none'``
+
+    Raises:
+        ValueError: if ``reduction`` is unknown or ``weight`` has another shape.
+        RuntimeError: if the shapes can't be broadcast.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules.nn import functional as F
+        >>> F.mse_loss(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])).item()
+        2.0
+    """
+    input, target, weight = as_array(input), as_array(target), as_array_or_none(weight)
+    if target.shape != input.shape:
+        warnings.warn(
+            f"Using a target size ({list(target.shape)}) that is different to the input size ({list(input.shape)})."
+            " This will likely lead to incorrect results due to broadcasting."
+            " Please ensure they have the same size.",
+            stacklevel=2,
+        )
+    reduction = resolve_reduction(size_average, reduce, reduction)
+    _check_broadcast(input, target)
+    if weight is not None and weight.shape != input.shape:
+        raise ValueError(
+            f"Weights and input must have the same size, got {list(weight.shape)} and {list(input.shape)}."
+        )
+    dtype = jnp.promote_types(input.dtype, target.dtype)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        check_floating(input, "mse_loss")
+    return _mse_loss(input, target, weight, reduction, dtype)
+
+
+def resolve_reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+    """Return the reduction that PyTorch's current and deprecated arguments ask for.
+
+    Raises:
+        ValueError: if ``reduction`` is unknown.
+    """
+    if size_average is not None or reduce is not None:
+        reduction = legacy_reduction(size_average, reduce)
+    if reduction == "elementwise_mean":
+        warnings.warn(
+            "reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead.", stacklevel=3
+        )
+        return "mean"
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{reduction} is not a valid value for reduction, expected 'none', 'mean' or 'sum'")
+    return reduction
+
+
+def legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
+    """Translate the deprecated flags of a loss into its ``reduction``, with PyTorch's warning."""
+    average, reduces = size_average in (None, True), reduce in (None, True)
+    reduction = ("mean" if average else "sum") if reduces else "none"
+    warnings.warn(
+        f"size_average and reduce args will be deprecated, please use reduction='{reduction}' instead.",
+        stacklevel=4,
+    )
+    return reduction
+
+
+@partial(jax.jit, static_argnames=("ignore_index", "reduction", "label_smoothing", "log_softmax"), inline=True)
+def _class_loss(
+    input: Array,
+    target: Array,
+    weight: Array | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    log_softmax: bool,
+) -> Array:
+    axis = 0 if input.ndim == 1 else 1
+    classes = input.shape[axis]
+    scores = input.astype(accumulation_dtype(input.dtype))
+    if log_softmax and input.size:
+        scores = jax.nn.log_softmax(scores, axis)
+    valid = target != ignore_index
+    index = jnp.where(valid, target, 0)
+    # comparing with every class fuses into the softmax, where a gather and its scattering gradient do not
+    hit = jax.lax.broadcasted_iota(index.dtype, scores.shape, axis) == jnp.expand_dims(index, axis)
+    loss = -jnp.where(hit, scores, 0).sum(axis)
+    factor = valid.astype(scores.dtype)
+    if weight is not None:
+        factor = jnp.where(valid, jnp.take(weight.astype(scores.dtype), index, mode="clip"), 0)
+        loss = loss * factor
+    if label_smoothing > 0.0:
+        weighted = scores if weight is None else scores * _per_class(weight.astype(scores.dtype), scores.ndim)
+        loss = (1 - label_smoothing) * loss - label_smoothing / classes * weighted.sum(axis)
+    loss = jnp.where((index >= 0) & (index < classes), loss, jnp.nan)
+    loss = jnp.where(valid, loss, 0)
+    if reduction == "mean":
+        loss = loss.sum() / factor.sum()
+    return (loss.sum() if reduction == "sum" else loss).astype(input.dtype)
+
+
+@partial(jax.jit, static_argnames=("reduction", "label_smoothing"), inline=True)
+def _probability_loss(
+    input: Array, target: Array, weight: Array | None, reduction: str, label_smoothing: float
+) -> Array:
+    axis = 0 if input.ndim <= 1 else 1
+    classes = input.shape[axis] if input.ndim else 1
+    result = jnp.promote_types(input.dtype, target.dtype)
+    dtype = accumulation_dtype(result)
+    scores, shares = input.astype(accumulation_dtype(input.dtype)), target.astype(dtype)
+    scores = jax.nn.log_softmax(scores, axis) if input.ndim and input.size else jnp.zeros_like(scores)
+    if label_smoothing > 0.0:
+        shares = shares * (1 - label_smoothing) + label_smoothing / classes
+    loss = -scores.astype(dtype) * shares
+    if weight is not None:
+        loss = loss * _per_class(weight.astype(dtype), loss.ndim)
+    if reduction == "none":
+        return (loss.sum(axis) if input.ndim else loss).astype(result)
+    return (loss.sum() * (classes / input.size if reduction == "mean" and input.size else 1)).astype(result)
+
+
+@partial(jax.jit, static_argnames=("reduction", "dtype"), inline=True)
+def _mse_loss(input: Array, target: Array, weight: Array | None, reduction: str, dtype: Any) -> Array:
+    shape, wide = jnp.broadcast_shapes(input.shape, target.shape), accumulation_dtype(dtype)
+    difference = jnp.broadcast_to(input.astype(wide), shape) - jnp.broadcast_to(target.astype(wide), shape)
+    loss = jnp.square(difference)
+    if weight is not None:
+        loss = loss * jnp.broadcast_to(weight.astype(wide), shape)
+    if reduction == "mean":
+        loss = loss.sum() / (loss.size if weight is None else weight.astype(wide).sum())
+    return (loss.sum() if reduction == "sum" else loss).astype(dtype)
+
+
+def _per_class(weight: Array, ndim: int) -> Array:
+    return weight.reshape(-1) if ndim <= 1 else weight.reshape(1, -1, *[1] * (ndim - 2))
+
+
+def _check_classes(input: Array, target: Array, weight: Array | None, ignore_index: int) -> Array:
+    """Check class targets and return them as 32 or 64 bit integers of the shape of the loss."""
+    if input.ndim < 1:
+        raise ValueError("Expected 1 or more dimensions (got 0)")
+    batch = target.shape[0] if target.ndim else 0
+    if input.ndim > 1 and input.shape[0] != batch:
+        raise ValueError(f"Expected input batch_size ({input.shape[0]}) to match target batch_size ({batch}).")
+    expected = () if input.ndim == 1 else (input.shape[0], *input.shape[2:])
+    if input.ndim == 1 and target.ndim == 1:
+        if target.size != 1:
+            raise ValueError(f"For 1D input, 1D target must have size 1, but got target size: {target.size}")
+        target = target.reshape(())
+    if input.ndim <= 2 and target.ndim > 1:
+        raise RuntimeError(
+            f"0D or 1D target tensor expected, multi-target not supported, got target size {list(target.shape)}"
+        )
+    if input.ndim > 2 and target.ndim != len(expected):
+        raise RuntimeError(
+            f"only batches of spatial targets supported ({len(expected)}D tensors)"
+            f" but got targets of dimension: {target.ndim}"
+        )
+    if target.shape != expected:
+        raise RuntimeError(
+            f"Expected target size {list(expected)}, got {list(target.shape)}"
+            f" (size mismatch with input {list(input.shape)})"
+        )
+    if not is_integer(target.dtype):
+        raise RuntimeError(f"expected target dtype to be Long or Byte, but got {target.dtype} (use an integer type)")
+    classes = input.shape[0 if input.ndim == 1 else 1]
+    _check_weight(input, weight)
+    values = host_value(target)
+    if values is not None:
+        wrong = values[(values != ignore_index) & ((values < 0) | (values >= classes))]
+        if wrong.size:
+            raise IndexError(f"Target {wrong.flat[0]} is out of bounds, expected a class in [0, {classes - 1}].")
+    wide = jnp.issubdtype(target.dtype, jnp.signedinteger) and np.dtype(target.dtype).itemsize >= 4
+    return target if wide else target.astype(np.int32)
+
+
+def _check_weight(input: Array, weight: Array | None) -> None:
+    classes = input.shape[1] if input.ndim > 1 else input.size
+    if weight is None:
+        return
+    if weight.shape != (classes,):
+        raise RuntimeError(
+            f"weight tensor should be defined either for all {classes} classes or no classes"
+            f" but got weight tensor of shape: {list(weight.shape)}"
+        )
+    if weight.dtype != input.dtype:
+        raise RuntimeError(f"expected scalar type {input.dtype} but found {weight.dtype} in weight")
+
+
+def _check_broadcast(input: Array, target: Array) -> None:
+    ndim = max(input.ndim, target.ndim)
+    for axis in range(1, min(input.ndim, target.ndim) + 1):
+        first, second = input.shape[-axis], target.shape[-axis]
+        if first != second and 1 not in (first, second):
+            raise RuntimeError(
+                f"The size of tensor a ({first}) must match the size of tensor b ({second})"
+                f" at non-singleton dimension {ndim - axis}"
+            )

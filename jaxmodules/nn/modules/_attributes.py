@@ -1,0 +1,186 @@
+"""Where an attribute of a module lives: parameters, buffers, children, or the plain ``__dict__``."""
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmodules._keys import ATOMS, Stateful
+from jaxmodules._tracing import (
+    LeakError,
+    UnboundStateError,
+    epoch,
+    is_tracing,
+    leak_message,
+    leaks,
+    local,
+    must_not_read,
+    unbound_message,
+)
+from jaxmodules._tracked import BufferDict, ChildDict, HookDict, TrackedDict, holds_tracer
+from jaxmodules.nn.modules import _hooks
+from jaxmodules.nn.parameter import Buffer, Parameter, to_array
+
+DICTS: dict[str, Callable[[], Any]] = {
+    "_parameters": TrackedDict,
+    "_buffers": BufferDict,
+    "_non_persistent_buffers_set": set,
+    "_backward_pre_hooks": HookDict,
+    "_backward_hooks": HookDict,
+    "_is_full_backward_hook": lambda: None,
+    "_forward_hooks": HookDict,
+    "_forward_hooks_with_kwargs": HookDict,
+    "_forward_hooks_always_called": HookDict,
+    "_forward_pre_hooks": HookDict,
+    "_forward_pre_hooks_with_kwargs": HookDict,
+    "_state_dict_hooks": HookDict,
+    "_state_dict_pre_hooks": HookDict,
+    "_load_state_dict_pre_hooks": HookDict,
+    "_load_state_dict_post_hooks": HookDict,
+    "_modules": ChildDict,
+}
+_MISSING = object()
+
+
+def typename(value: Any) -> str:
+    """Return the dotted name of the type of ``value`` (or of ``value``, if it is a type), without ``builtins``."""
+    kind = value if isinstance(value, type) else type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def is_module(value: Any) -> bool:
+    """Tell whether ``value`` is a Module."""
+    return isinstance(value, Stateful) and hasattr(type(value), "named_modules")
+
+
+def is_array(value: Any) -> bool:
+    """Tell whether ``value`` can be a buffer."""
+    return isinstance(value, jax.Array | np.ndarray | Buffer)
+
+
+def tracked(name: str, value: Any) -> Any:
+    """Return a registry as the kind of dict that tells the state core of changes."""
+    make: Any = DICTS[name]
+    if type(value) not in (dict, OrderedDict):
+        return value
+    return make(value.items()) if make is HookDict else make._of(value)
+
+
+def check_name(module: Any, kind: str, name: Any, registry: Mapping[str, Any]) -> None:
+    """Raise unless ``name`` can be the name of a ``kind`` (buffer, parameter or module)."""
+    if not isinstance(name, str):
+        raise TypeError(f"{kind} name should be a string. Got {typename(name)}")
+    is_taken = hasattr(module, name) and name not in registry
+    if kind == "module" and is_taken:
+        raise KeyError(f"attribute '{name}' already exists")
+    if "." in name:
+        raise KeyError(f'{kind} name can\'t contain "."' + (f", got: {name}" if kind == "module" else ""))
+    if name == "":
+        raise KeyError(f'{kind} name can\'t be empty string ""')
+    if is_taken:
+        raise KeyError(f"attribute '{name}' already exists")
+
+
+def get_attribute(module: Any, name: str) -> Any:
+    """Return a parameter, buffer or child by its name."""
+    own = module.__dict__
+    if "_parameters" in own and name in own["_parameters"]:
+        return own["_parameters"][name]
+    if "_buffers" in own and name in own["_buffers"]:
+        buffers = own["_buffers"]
+        if local.frames and must_not_read((id(buffers), name), buffers._born) and buffers[name] is not None:
+            raise UnboundStateError(unbound_message(f"buffer '{name}' of {type(module).__name__}"))
+        return buffers[name]
+    if "_modules" in own and name in own["_modules"]:
+        return own["_modules"][name]
+    raise AttributeError(f"'{type(module).__name__}' object has no attribute '{name}'")
+
+
+def set_attribute(module: Any, name: str, value: Any) -> None:
+    """Put ``value`` where a value of its kind, or the one it replaces, belongs."""
+    own = module.__dict__
+    parameters = own.get("_parameters")
+    if isinstance(value, Parameter):
+        if parameters is None:
+            raise AttributeError("cannot assign parameters before Module.__init__() call")
+        _forget(own, name, "_buffers", "_modules")
+        module.register_parameter(name, value)
+    elif parameters is not None and name in parameters:
+        if value is not None:
+            raise TypeError(f"cannot assign '{typename(value)}' as parameter '{name}' (nn.Parameter or None expected)")
+        module.register_parameter(name, value)
+    elif is_module(value) or (parameters is not None and name in own["_modules"]):
+        _set_module(module, name, value)
+    elif isinstance(value, Buffer) or (parameters is not None and name in own["_buffers"]):
+        _set_buffer(module, name, value)
+    else:
+        _set_static(module, name, value)
+
+
+def _set_module(module: Any, name: str, value: Any) -> None:
+    own = module.__dict__
+    if "_modules" not in own:
+        raise AttributeError("cannot assign module before Module.__init__() call")
+    if is_module(value):
+        _forget(own, name, "_parameters", "_buffers")
+    elif value is not None:
+        raise TypeError(f"cannot assign '{typename(value)}' as child module '{name}' (nn.Module or None expected)")
+    own["_modules"][name] = _hooks.registered(_hooks.module_registration_hooks, module, name, value)
+
+
+def _set_buffer(module: Any, name: str, value: Any) -> None:
+    if value is not None and not is_array(value):
+        raise TypeError(f"cannot assign '{typename(value)}' as buffer '{name}' (nn.Buffer, jax.Array or None expected)")
+    non_persistent = module.__dict__.get("_non_persistent_buffers_set", ())
+    persistent = value.persistent if isinstance(value, Buffer) else name not in non_persistent
+    if "persistent" in inspect.signature(type(module).register_buffer).parameters:
+        module.register_buffer(name, value, persistent)
+    elif persistent:
+        module.register_buffer(name, value)
+    else:
+        raise RuntimeError(
+            "Registering a non-persistent buffer on a Module subclass that implements register_buffer() without the"
+            " persistent argument is not allowed."
+        )
+
+
+def register_buffer(module: Any, name: str, tensor: Any, persistent: bool) -> None:
+    """Put an array, or ``None``, into the buffers."""
+    own = module.__dict__
+    if "_buffers" not in own:
+        raise AttributeError("cannot assign buffer before Module.__init__() call")
+    buffers = own["_buffers"]
+    check_name(module, "buffer", name, buffers)
+    if tensor is not None and not is_array(tensor):
+        raise TypeError(
+            f"cannot assign '{typename(tensor)}' object to buffer '{name}' (jax.Array, NumPy array or None required)"
+        )
+    tensor = _hooks.registered(_hooks.buffer_registration_hooks, module, name, tensor)
+    buffers[name] = None if tensor is None else to_array(tensor)
+    (own["_non_persistent_buffers_set"].discard if persistent else own["_non_persistent_buffers_set"].add)(name)
+
+
+def _set_static(module: Any, name: str, value: Any) -> None:
+    own = module.__dict__
+    if is_tracing() and holds_tracer(value):
+        born = own["_buffers"]._born if "_buffers" in own else None
+        if any(leaks(leaf, (id(own), name), born) for leaf in jax.tree.leaves(value)):
+            path = ".".join([*local.path, name])
+            raise LeakError(leak_message(f"the attribute '{path}' of {type(module).__name__}"))
+    if name in DICTS:
+        value = tracked(name, value)
+    old = own.get(name, _MISSING)
+    object.__setattr__(module, name, value)
+    if "_parameters" in own and module._observed and old is not value:
+        if not (type(old) is type(value) and type(value) in ATOMS and old == value):
+            epoch.count += 1
+
+
+def _forget(own: dict[str, Any], name: str, *registries: str) -> None:
+    for registry in (own, *(own[r] for r in registries)):
+        if name in registry:
+            del registry[name]
+    own["_non_persistent_buffers_set"].discard(name)
