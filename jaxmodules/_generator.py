@@ -188,7 +188,9 @@ class Generator:
             return self
         data, old = state[STATE_BYTES:].copy().view(np.uint32), self._key.value
         typed = _is_typed(old)
-        self._key.value = jax.random.wrap_key_data(data, impl=jax.random.key_impl(old)) if typed else data
+        self._key.value = (
+            jax.random.wrap_key_data(jax.device_put(data), impl=jax.random.key_impl(old)) if typed else data
+        )
         return self
 
     def clone_state(self) -> "Generator":

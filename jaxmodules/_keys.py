@@ -174,8 +174,8 @@ def _parts(value: Any, get: Callable[[], Any]) -> Iterator[tuple[Any, Callable[[
     elif isinstance(value, dict) and len(value) <= _WIDEST:
         for k, item in list(value.items()):
             yield item, lambda k=k: get().get(k)
-    elif hasattr(value, "__wrapped__"):
-        yield value.__wrapped__, lambda: get().__wrapped__
+    elif (wrapped := getattr(value, "__wrapped__", None)) is not None:
+        yield wrapped, lambda: get().__wrapped__
     elif is_record(value):
         for k, item in list(vars(value).items()):
             yield item, lambda k=k: vars(get()).get(k)

@@ -6,7 +6,7 @@ words an element takes, in which order, and where each product and sum is rounde
 exact for float32 factors, and a float64 sum, cast down once.
 
 Everything works on chunks that stay in the cache, with ufuncs that write into scratch arrays. The words
-must be drawn one after the other, but large normal draws transform them on a second thread meanwhile.
+must be drawn one after the other, but in large draws several threads make samples of them meanwhile.
 
 float16 and bfloat16 are drawn as float32 and cast, as PyTorch does.
 """
@@ -14,8 +14,8 @@ float16 and bfloat16 are drawn as float32 and cast, as PyTorch does.
 import math
 import os
 import threading
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -33,9 +33,9 @@ _STATE = np.dtype(
     }
 )
 _BLOCK = 16
-_CHUNK = 1 << 16
-_THREADED_SIZE = 1 << 19
-_MOST_WORKERS = 4
+_CHUNK = 3 << 16
+_LEAST_SHARE = 1 << 16
+_MOST_THREADS = min(os.cpu_count() or 1, 4)
 _WIDE_SPAN = 1 << 28
 _SPLITTER = float((1 << 27) + 1)
 _ALIGNMENT = 64
@@ -64,142 +64,152 @@ _LOG = _float32s(
     -2.4999993993e-1,
     3.3333331174e-1,
 )
-_SIN = _float32s(-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)
 _COS = _float32s(2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2)
-_LN2_LOW, _LN2_HIGH = np.float32(-2.12194440e-4), np.float32(0.693359375)
-_PI4_HIGH, _PI4_MIDDLE = np.float32(-0.78515625), np.float32(-2.4187564849853515625e-4)
-(_PI4_LOW,) = _float32s(-3.77489497744594108e-8)
-_FOUR_OVER_PI = np.float32(1.27323954473516)
+_SIN = _float32s(-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)
+# A quarter of the logarithm's polynomial, in 2 x: powers of two change no rounding.
+_LOG_OF_TWICE = tuple(coefficient * 2.0 ** (place - 10) for place, coefficient in enumerate(_LOG))
+_TWICE_LN2_LOW, _MINUS_TWICE_LN2_HIGH = np.float32(-4.24388880e-4), np.float32(-1.38671875)
+_COS_SIN = tuple(np.array(pair).reshape(2, 1) for pair in zip(_COS, _SIN, strict=True))
+_COS_SIN_TAIL = np.array([[-0.5], [1.0]])
+_EXPONENT = 23
+_MANTISSA = np.int32((1 << _EXPONENT) - 1)
+_SIGN = np.int32(-(1 << 31))
+# The lowest 29 bits of a float64 are those that float32 lacks.
+_HALF_UNIT = np.uint64(1 << 28)
+_FLOAT32_BITS = np.uint64((1 << 64) - (1 << 29))
 _SQRT_HALF_BITS = np.int32(0x3F3504F3)
-_TWO_PI = np.float32(2 * math.pi)
+# Angles are counted in 2**24 parts of a circle, so that a quadrant is 2**22 of them.
+_ANGLE_UNIT = np.float32(2 * math.pi) * _UNIT24
+_QUADRANTS = np.int32(7 << 22)
+_MINUS_QUADRANT = sum(_float32s(-0.78515625, -2.4187564849853515625e-4, -3.77489497744594108e-8)) * 2.0**-21
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return an uninitialised array aligned so that JAX can adopt it without a copy."""
     size = math.prod(shape) * dtype.itemsize
     raw = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
+    start = -raw.__array_interface__["data"][0] % _ALIGNMENT
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
 class _Scratch:
-    """Work arrays for the transformation of one chunk of ``size`` pairs."""
+    """Work arrays for the transformation of chunks of up to ``size`` pairs, handed out as rows."""
 
     def __init__(self, size: int) -> None:
-        self.inputs = [np.empty(size, np.float32) for _ in range(2)]
-        self.floats = [np.empty(size, np.float32) for _ in range(5)]
-        self.doubles = [np.empty(size, np.float64) for _ in range(3)]
-        self.ints = [np.empty(size, np.int32) for _ in range(2)]
-        self.size = size
+        self._floats = np.empty(6 * size, np.float32)
+        self._doubles = np.empty(4 * size, np.float64)
+        self._ints = np.empty(2 * size, np.int32)
 
-    def views(self, size: int) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-        """Return the float32, float64 and int32 arrays, cut to ``size``."""
-        if size == self.size:
-            return self.floats, self.doubles, self.ints
-        return [a[:size] for a in self.floats], [a[:size] for a in self.doubles], [a[:size] for a in self.ints]
+    def floats(self, size: int) -> np.ndarray:
+        return self._floats[: 6 * size].reshape(6, size)
+
+    def doubles(self, size: int) -> np.ndarray:
+        return self._doubles[: 4 * size].reshape(2, 2, size)
+
+    def ints(self, size: int) -> np.ndarray:
+        return self._ints[: 2 * size].reshape(2, size)
 
 
-def _round(wide: np.ndarray, out: np.ndarray) -> np.ndarray:
-    np.copyto(out, wide, casting="same_kind")
+_scratches: list[_Scratch] = []
+
+
+def _round(values: np.ndarray, out: np.ndarray) -> np.ndarray:
+    np.copyto(out, values, casting="same_kind")
     return out
 
 
-def _horner(x: np.ndarray, coefficients: tuple[float, ...], wide: np.ndarray, out: np.ndarray) -> np.ndarray:
+def _horner(x: np.ndarray, coefficients: tuple[Any, ...], wide: np.ndarray, out: np.ndarray) -> np.ndarray:
     """Evaluate a polynomial in ``x`` (float32 values held as float64), each step an fma."""
+    bits = wide.view(np.uint64)
     np.multiply(x, coefficients[0], out=wide)
     for coefficient in coefficients[1:-1]:
         np.add(wide, coefficient, out=wide)
-        np.copyto(wide, _round(wide, out))
+        # to float32, in place; ties go away from zero, which no argument of the polynomials below can tell
+        np.add(bits, _HALF_UNIT, out=bits)
+        np.bitwise_and(bits, _FLOAT32_BITS, out=bits)
         np.multiply(wide, x, out=wide)
     np.add(wide, coefficients[-1], out=wide)
     return _round(wide, out)
 
 
-def _fma(
-    a: np.ndarray, b: np.ndarray, c: np.ndarray, wide: np.ndarray, other: np.ndarray, out: np.ndarray
-) -> np.ndarray:
-    """Write ``a * b + c``, rounded once; ``wide`` and ``other`` are float64 scratch."""
-    np.copyto(wide, a)
-    np.copyto(other, b)
-    np.multiply(wide, other, out=wide)
-    np.copyto(other, c)
-    np.add(wide, other, out=wide)
-    return _round(wide, out)
-
-
-def _radius(u: np.ndarray, scratch: _Scratch) -> np.ndarray:
-    """Turn float32 ``u`` in (0, 1] into ``sqrt(-2 log u)``, in place."""
-    (y, z, e, low, _), (x64, wide, _), (bits, high) = scratch.views(u.size)
-    # u = m * 2**e with m in [sqrt(0.5), sqrt(2)), taken apart through its bits
-    np.subtract(u.view(np.int32), _SQRT_HALF_BITS, out=bits)
-    np.right_shift(bits, 23, out=high)
-    np.copyto(e, high, casting="same_kind")
-    np.bitwise_and(bits, np.int32(0x7FFFFF), out=bits)
-    np.add(bits, _SQRT_HALF_BITS, out=u.view(np.int32))
-    np.subtract(u, np.float32(1), out=u)
-    np.copyto(x64, u)
-    _horner(x64, _LOG, wide, y)
-    np.multiply(y, u, out=y)
-    np.multiply(u, u, out=z)
-    # y = fma(y, z, e * low); then fma(-z, 0.5, y), whose product is exact
-    np.multiply(e, _LN2_LOW, out=low)
-    _fma(y, z, low, x64, wide, y)
-    np.multiply(z, np.float32(0.5), out=z)
-    np.subtract(y, z, out=y)
-    np.add(u, y, out=u)
-    # e has 5 bits and the high part of log 2 has 9: this product is exact as well
-    np.multiply(e, _LN2_HIGH, out=e)
-    np.add(u, e, out=u)
-    np.multiply(u, np.float32(-2), out=u)
-    return np.sqrt(u, out=u)
-
-
-def _cos_sin(x: np.ndarray, scratch: _Scratch) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cosine and the sine of float32 angles in [0, 2 pi]; ``x`` is overwritten."""
-    (t, z, octant, cosine, sine), (z64, wide, other), (j, mask) = scratch.views(x.size)
-    np.multiply(x, _FOUR_OVER_PI, out=t)
-    np.copyto(j, t, casting="unsafe")
-    np.add(j, 1, out=j)
-    np.bitwise_and(j, np.int32(~1), out=j)
-    np.copyto(octant, j, casting="same_kind")
-    # the first two products are exact in float32, the third is not
-    for part in (_PI4_HIGH, _PI4_MIDDLE):
-        np.multiply(octant, part, out=t)
-        np.add(x, t, out=x)
-    np.copyto(wide, octant)
-    np.multiply(wide, _PI4_LOW, out=wide)
-    np.add(wide, x, out=wide)
-    _round(wide, x)
+def _radius(bits: np.ndarray, scratch: _Scratch) -> np.ndarray:
+    """Return ``sqrt(-2 log u)`` for ``u = 1 - bits / 2**24``; ``bits`` is overwritten."""
+    x, e, y, z = scratch.floats(bits.size)[:4]
+    x64, wide = scratch.doubles(bits.size)[0]
+    exponents = y.view(np.int32)
+    np.subtract(np.int32(1 << 24), bits, out=bits)
+    _round(bits, x)
+    # u = m * 2**e with m in [sqrt(0.5), sqrt(2)), taken apart through its bits; x = 2 (m - 1)
+    np.subtract(x.view(np.int32), _SQRT_HALF_BITS + np.int32(24 << _EXPONENT), out=bits)
+    np.right_shift(bits, _EXPONENT, out=exponents)
+    _round(exponents, e)
+    np.bitwise_and(bits, _MANTISSA, out=bits)
+    np.add(bits, _SQRT_HALF_BITS + np.int32(1 << _EXPONENT), out=x.view(np.int32))
+    np.subtract(x, np.float32(2), out=x)
+    np.copyto(x64, x)
+    _horner(x64, _LOG_OF_TWICE, wide, y)
+    np.multiply(y, x, out=y)
     np.multiply(x, x, out=z)
-    np.copyto(z64, z)
-    _horner(z64, _COS, wide, t)
-    np.multiply(t, z, out=t)
-    np.multiply(z, np.float32(-0.5), out=octant)
-    _fma(t, z, octant, wide, other, cosine)
-    np.add(cosine, np.float32(1), out=cosine)
-    _horner(z64, _SIN, wide, t)
-    np.multiply(t, z, out=t)
-    _fma(t, x, x, wide, other, sine)
-    return _by_octant(j, mask, cosine, sine, t)
+    # y = fma(y, z, e * low), twice as large
+    np.copyto(wide, y)
+    np.copyto(x64, z)
+    np.multiply(wide, x64, out=wide)
+    np.copyto(x64, np.multiply(e, _TWICE_LN2_LOW, out=y))
+    np.add(wide, x64, out=wide)
+    _round(wide, y)
+    # fma(-z, 0.5, y), whose product is exact
+    np.multiply(z, np.float32(0.25), out=z)
+    np.subtract(y, z, out=y)
+    np.add(x, y, out=x)
+    # e has 5 bits and the high part of log 2 has 9: this product is exact too
+    np.multiply(e, _MINUS_TWICE_LN2_HIGH, out=e)
+    np.subtract(e, x, out=x)
+    return np.sqrt(x, out=x)
 
 
-def _by_octant(
-    j: np.ndarray, mask: np.ndarray, cosine: np.ndarray, sine: np.ndarray, difference: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Exchange the two, in place, where bit 1 of ``j`` is set, and give each its sign."""
-    cosine_bits, sine_bits, difference = cosine.view(np.int32), sine.view(np.int32), difference.view(np.int32)
-    np.left_shift(j, 30, out=mask)
+def _points(turn: np.ndarray, radius: np.ndarray, scratch: _Scratch) -> np.ndarray:
+    """Return the two coordinates, ``turn / 2**24`` around circles of ``radius``; overwrite both arguments."""
+    _, _, x, z, *_ = rows = scratch.floats(turn.size)
+    result = rows[4:]
+    factors, wide = scratch.doubles(turn.size)
+    z64, x64 = factors
+    np.multiply(_round(turn, x), _ANGLE_UNIT, out=x)
+    # less the nearest quadrant: its three parts add up exactly, and only the last sum rounds
+    np.add(turn, np.int32(1 << 21), out=turn)
+    np.copyto(z64, np.bitwise_and(turn, _QUADRANTS, out=z.view(np.int32)))
+    np.multiply(z64, _MINUS_QUADRANT, out=z64)
+    np.copyto(x64, x)
+    np.add(z64, x64, out=z64)
+    np.copyto(x64, _round(z64, x))
+    np.copyto(z64, np.multiply(x, x, out=z))
+    _horner(z64, _COS_SIN, wide, result)
+    np.multiply(result, z, out=result)
+    # fma(a, z, -z / 2) and fma(b, x, x), as (a - 1 / 2) z and (b + 1) x
+    np.copyto(wide, result)
+    np.add(wide, _COS_SIN_TAIL, out=wide)
+    np.multiply(wide, factors, out=wide)
+    _round(wide, result)
+    np.add(result[0], np.float32(1), out=result[0])
+    _by_quadrant(turn, radius.view(np.int32), result.view(np.int32), x.view(np.int32), z.view(np.int32))
+    return np.multiply(result, radius, out=result)
+
+
+def _by_quadrant(
+    turn: np.ndarray, radius: np.ndarray, bits: np.ndarray, mask: np.ndarray, difference: np.ndarray
+) -> None:
+    """Turn cosine and sine by their quadrant, bits 22 and 23 of ``turn``; the radius takes the common sign."""
+    cosine, sine = bits
+    np.left_shift(turn, 8, out=mask)
+    np.bitwise_and(mask, _SIGN, out=mask)
+    np.bitwise_xor(radius, mask, out=radius)
+    # in an odd quadrant (cosine, sine) becomes (-sine, cosine)
+    np.left_shift(turn, 9, out=mask)
     np.right_shift(mask, 31, out=mask)
-    np.bitwise_xor(cosine_bits, sine_bits, out=difference)
+    np.bitwise_xor(cosine, sine, out=difference)
     np.bitwise_and(difference, mask, out=difference)
-    # cosine is negative in quadrants 1 and 2 (bit 2 of j + 2), sine in 2 and 3 (bit 2 of j)
-    for bits, offset in ((sine_bits, 0), (cosine_bits, 2)):
-        np.bitwise_xor(bits, difference, out=bits)
-        np.add(j, offset, out=j)
-        np.bitwise_and(j, 4, out=mask)
-        np.left_shift(mask, 29, out=mask)
-        np.bitwise_xor(bits, mask, out=bits)
-    return cosine, sine
+    np.bitwise_xor(bits, difference, out=bits)
+    np.bitwise_and(mask, _SIGN, out=mask)
+    np.bitwise_xor(cosine, mask, out=cosine)
 
 
 def _split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -214,7 +224,7 @@ def _wide_fma(x: np.ndarray, factor: float, offset: float) -> np.ndarray:
     product = x * factor
     if offset == 0:
         return product
-    (x_high, x_low), (f_high, f_low) = _split(x), _split(np.float64(factor))
+    (x_high, x_low), (f_high, f_low) = _split(x), _split(np.asarray(factor, np.float64))
     error = ((x_high * f_high - product) + x_high * f_low + x_low * f_high) + x_low * f_low
     total = product + offset
     virtual = total - product
@@ -230,43 +240,50 @@ def _wide_box_muller(values: np.ndarray, mean: float, std: float) -> None:
     blocks[:, 1] = _wide_fma(radius * np.sin(angle), std, mean)
 
 
-class _Local(threading.local):
-    def __init__(self) -> None:
-        self.scratch: _Scratch | None = None
-
-
-_local = _Local()
+def _quarters(blocks: np.ndarray) -> np.ndarray:
+    """View blocks of 16 elements of 4 bytes as four rows: their first, second, third and last quarters."""
+    return blocks.view(np.complex128).reshape(-1, 4).T
 
 
 def _box_muller(words: np.ndarray, out: np.ndarray, mean: float, std: float) -> None:
     """Write the float32 normals that ``words`` (a multiple of 16 of them) stand for; ``words`` is overwritten."""
-    scratch = _local.scratch
-    if scratch is None:
-        scratch = _local.scratch = _Scratch(_CHUNK // 2)
-    half = words.size // 2
+    try:
+        scratch = _scratches.pop()
+    except IndexError:
+        scratch = _Scratch(_CHUNK // 2)
     np.bitwise_and(words, _MASK24, out=words)
-    # (rows, 4 quarters of a block) of 16 bytes each: the first two hold u1, the last two the angle
-    quarters = words.view(np.complex128).reshape(-1, 4).T
-    (bits, _), (u, angle) = scratch.views(half)[2], (a[:half] for a in scratch.inputs)
-    np.copyto(bits.view(np.complex128).reshape(2, -1), quarters[:2])
-    np.subtract(np.int32(1 << 24), bits, out=bits)
-    np.copyto(u, bits, casting="same_kind")
-    np.multiply(u, _UNIT24, out=u)
-    np.copyto(bits.view(np.complex128).reshape(2, -1), quarters[2:])
-    np.copyto(angle, bits, casting="same_kind")
-    np.multiply(angle, _TWO_PI * _UNIT24, out=angle)
-    radius = _radius(u, scratch)
-    target = out.view(np.complex128).reshape(-1, 4).T
-    for index, values in enumerate(_cos_sin(angle, scratch)):
-        np.multiply(values, radius, out=values)
-        if mean != 0:
-            wide = values.astype(np.float64)
-            np.multiply(wide, float(np.float32(std)), out=wide)
-            np.add(wide, float(np.float32(mean)), out=wide)
-            _round(wide, values)
-        elif std != 1:
-            np.multiply(values, np.float32(std), out=values)
-        np.copyto(target[2 * index : 2 * index + 2], values.view(np.complex128).reshape(2, -1))
+    pairs = scratch.ints(words.size // 2)
+    np.copyto(pairs.view(np.complex128).reshape(4, -1), _quarters(words))
+    has_zeros = pairs[0].min() == 0
+    values = _points(pairs[1], _radius(pairs[0], scratch), scratch)
+    if mean != 0:
+        wide = values.astype(np.float64)
+        np.multiply(wide, float(np.float32(std)), out=wide)
+        np.add(wide, float(np.float32(mean)), out=wide)
+        _round(wide, values)
+    elif std != 1:
+        np.multiply(values, np.float32(std), out=values)
+    if has_zeros:
+        # PyTorch adds the mean even if it is 0, and that makes 0 of -0
+        np.add(values, np.float32(0), out=values)
+    np.copyto(_quarters(out), values.view(np.complex128).reshape(4, -1))
+    _scratches.append(scratch)
+
+
+def _uniform(words: np.ndarray, out: np.ndarray, low: np.float32, high: np.float32) -> None:
+    """Write the float32 uniforms over [low, high) that ``words`` stand for; ``words`` is overwritten."""
+    kept = np.bitwise_and(words, _MASK24, out=words).view(np.int32)
+    if low == -high:
+        # u - 1/2 is exact, so the product is the only rounding, as in the fma
+        np.subtract(kept, np.int32(1 << 23), out=kept)
+    _round(kept, out)
+    if low == 0 or low == -high:
+        np.multiply(out, (high - low) * _UNIT24, out=out)
+    else:
+        wide = out.astype(np.float64)
+        np.multiply(wide, float((high - low) * _UNIT24), out=wide)
+        np.add(wide, float(low), out=wide)
+        _round(wide, out)
 
 
 class HostStream:
@@ -284,7 +301,7 @@ class HostStream:
 
     def __init__(self, seed: int = DEFAULT_SEED) -> None:
         self._words: np.random.RandomState | None = None
-        self._saved: tuple[Any, ...] = ()
+        self._saved: dict[str, Any] = {}
         self.manual_seed(seed)
 
     def manual_seed(self, seed: int) -> None:
@@ -323,24 +340,8 @@ class HostStream:
         if dtype == np.float64:
             return _wide_fma(self.doubles(size), high - low, low).reshape(shape)
         out = empty((size,), np.dtype(np.float32))
-        for start in range(0, size, _CHUNK):
-            self._uniform_chunk(out[start : start + _CHUNK], np.float32(low), np.float32(high))
+        self._fill(out, _uniform, np.float32(low), np.float32(high))
         return out.reshape(shape).astype(dtype, copy=False)
-
-    def _uniform_chunk(self, out: np.ndarray, low: np.float32, high: np.float32) -> None:
-        words = self.words(out.size)
-        kept = np.bitwise_and(words, _MASK24, out=words).view(np.int32)
-        if low == -high:
-            # u - 1/2 is exact, so the product is the only rounding, as in the fma
-            np.subtract(kept, np.int32(1 << 23), out=kept)
-        np.copyto(out, kept, casting="same_kind")
-        if low == 0 or low == -high:
-            np.multiply(out, (high - low) * _UNIT24, out=out)
-        else:
-            wide = out.astype(np.float64)
-            np.multiply(wide, float((high - low) * _UNIT24), out=wide)
-            np.add(wide, float(low), out=wide)
-            _round(wide, out)
 
     def normal(
         self, shape: tuple[int, ...], mean: float = 0.0, std: float = 1.0, dtype: DType = np.float32
@@ -355,12 +356,7 @@ class HostStream:
             return self._wide_normal(size, mean, std).reshape(shape)
         out = empty((size,), np.dtype(np.float32))
         whole = size - size % _BLOCK
-        if whole >= _THREADED_SIZE:
-            self._threaded_normal(out[:whole], mean, std)
-        else:
-            for start in range(0, whole, _CHUNK):
-                part = out[start : min(start + _CHUNK, whole)]
-                _box_muller(self.words(part.size), part, mean, std)
+        self._fill(out[:whole], _box_muller, mean, std)
         if whole < size:
             # PyTorch fills the remainder with uniforms first, then draws the last block again
             self.words(size - whole)
@@ -377,18 +373,32 @@ class HostStream:
         self._next_normal = radius * math.sin(angle)
         return radius * math.cos(angle)
 
-    def _threaded_normal(self, out: np.ndarray, mean: float, std: float) -> None:
-        """Draw the words on this thread while others transform the chunks before."""
-        workers = min(os.cpu_count() or 1, _MOST_WORKERS)
-        pending: deque[Future[None]] = deque()
-        with ThreadPoolExecutor(workers) as pool:
-            for start in range(0, out.size, _CHUNK):
-                part = out[start : start + _CHUNK]
-                if len(pending) > workers:
-                    pending.popleft().result()
-                pending.append(pool.submit(_box_muller, self.words(part.size), part, mean, std))
-            for future in pending:
-                future.result()
+    def _fill(self, out: np.ndarray, write: Callable[..., None], *args: Any) -> None:
+        """Draw the words of one chunk after the other; ``write`` makes samples of them, on several threads."""
+        threads = max(1, min(_MOST_THREADS, out.size // _LEAST_SHARE))
+        # equal shares, as large as they may be: threads that call NumPy often stop one another
+        shares = threads * -(-out.size // (threads * _CHUNK))
+        chunk = -(-out.size // (shares * _BLOCK)) * _BLOCK if shares else _BLOCK
+        starts = iter(range(0, out.size, chunk))
+        lock = threading.Lock()
+
+        def work() -> None:
+            while True:
+                with lock:
+                    start = next(starts, None)
+                    if start is None:
+                        return
+                    part = out[start : start + chunk]
+                    words = self.words(part.size)
+                write(words, part, *args)
+
+        if threads == 1:
+            return work()
+        with ThreadPoolExecutor(threads - 1) as pool:
+            pending = [pool.submit(work) for _ in range(threads - 1)]
+            work()
+        for helper in pending:
+            helper.result()
 
     def _wide_normal(self, size: int, mean: float, std: float) -> np.ndarray:
         """Draw float64 normals in blocks of 16."""
@@ -429,12 +439,12 @@ class HostStream:
 
     def get_state(self) -> np.ndarray:
         """Return the state as the 5056 bytes of ``torch.Generator.get_state``."""
-        _, key, position, *_ = self._twister().get_state()
+        twister = self._twister().get_state(legacy=False)["state"]
         state = np.zeros((), _STATE)
         state["seed"] = self.initial_seed
         state["seeded"] = 1
-        state["left"], state["next"] = 625 - position, position
-        state["words"] = key
+        state["left"], state["next"] = 625 - twister["pos"], twister["pos"]
+        state["words"] = twister["key"]
         if self._next_normal is not None:
             state["normal"], state["has_normal"] = self._next_normal, 1
         return np.frombuffer(state.tobytes(), np.uint8).copy()
@@ -443,13 +453,13 @@ class HostStream:
         """Continue from a state that :meth:`get_state` or ``torch.Generator.get_state`` returned."""
         fields = np.frombuffer(state.tobytes(), _STATE)[0]
         self.initial_seed = int(fields["seed"])
-        words = ("MT19937", fields["words"].astype(np.uint32), 625 - int(fields["left"]))
-        self._twister().set_state(words)
+        twister = {"key": fields["words"].astype(np.uint32), "pos": 625 - int(fields["left"])}
+        self._twister().set_state({"bit_generator": "MT19937", "state": twister})
         self._next_normal = float(fields["normal"]) if fields["has_normal"] else None
 
     def clone(self) -> "HostStream":
         """Return a stream of its own that draws what this one would draw."""
         twin = HostStream.__new__(HostStream)
-        twin._words, twin._saved = None, self._twister().get_state()
+        twin._words, twin._saved = None, self._twister().get_state(legacy=False)
         twin.initial_seed, twin._next_normal = self.initial_seed, self._next_normal
         return twin

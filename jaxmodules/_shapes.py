@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodules._tracing import is_tracing
-from jaxmodules._typing import Array, DType, Shape
+from jaxmodules._tracing import Tracer, is_tracing
+from jaxmodules._typing import Array, DType
 
 
 def as_array(value: Any) -> Array:
@@ -30,7 +30,7 @@ def as_array_or_none(value: Any) -> Array | None:
 
 def host_value(value: Array) -> np.ndarray | None:
     """Return the values of a concrete array on the host, or ``None`` where they can't be known."""
-    if isinstance(value, jax.core.Tracer) or not value.is_fully_addressable:
+    if isinstance(value, Tracer) or not value.is_fully_addressable:
         return None
     return np.asarray(value)
 
@@ -98,15 +98,3 @@ def check_floating(value: Array, name: str) -> None:
 def accumulation_dtype(dtype: DType) -> np.dtype:
     """Return the type that sums of ``dtype`` run in: ``float32`` for the short floating point types."""
     return np.dtype(np.float32) if is_floating(dtype) and np.dtype(dtype).itemsize < 4 else np.dtype(dtype)
-
-
-def zeros(shape: Shape, dtype: DType | None = None) -> np.ndarray:
-    """Make a host array for a new parameter or buffer, ``float32`` unless told; nothing compiles.
-
-    Raises:
-        RuntimeError: if a size is negative.
-    """
-    for size in shape:
-        if size < 0:
-            raise RuntimeError(f"Trying to create tensor with negative dimension {size}: {list(shape)}")
-    return np.zeros(shape, np.float32 if dtype is None else jnp.dtype(dtype))

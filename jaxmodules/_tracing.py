@@ -20,8 +20,7 @@ from typing import Any
 
 import jax
 from jax._src import core as _core
-
-Tracer = jax.core.Tracer
+from jax.core import Tracer as Tracer
 
 
 def current_trace() -> Any:
@@ -156,27 +155,41 @@ def unbound_message(what: str) -> str:
 
 
 class Cell:
-    """A box around one array of state."""
+    """A box around one array of state.
 
-    __slots__ = ("__weakref__", "_born", "_value")
+    The array lies in a list, at first one of the cell's own. A compiled function that writes many cells call after
+    call moves them into one list, its *arena*: reading it is passing it on, writing it is one slice. The first entry
+    of such a list is ``None`` unless it is the whole arena of a live plan (see ``transforms.jit``).
+    """
+
+    __slots__ = ("__weakref__", "_born", "_index", "_store")
 
     def __init__(self, value: Any) -> None:
-        self._value = value
+        self._store: list[Any] = [None, value]
+        self._index = 1
         self._born = birth()
+
+    @property
+    def _value(self) -> Any:
+        return self._store[self._index]
+
+    @_value.setter
+    def _value(self, new: Any) -> None:
+        self._store[self._index] = new
 
     @property
     def value(self) -> Any:
         """The array; gradients flow through it."""
         if local.frames and must_not_read(id(self), self._born):
             raise UnboundStateError(unbound_message(self._what()))
-        return self._value
+        return self._store[self._index]
 
     @value.setter
     def value(self, new: Any) -> None:
         if not isinstance(new, jax.Array):
             new = self._as_array(new)
         self._check_write(new)
-        self._value = new
+        self._store[self._index] = new
 
     def _as_array(self, new: Any) -> Any:
         return new

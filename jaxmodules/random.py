@@ -4,6 +4,7 @@ Eagerly every sample has the bits that PyTorch's CPU generator gives for the sam
 transformation the same functions draw from the generator's device key with ``jax.random``.
 """
 
+import functools
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from jaxmodules._generator import next_key as next_key
 from jaxmodules._generator import resolve
 from jaxmodules._generator import seed as seed
 from jaxmodules._generator import set_rng_state as set_rng_state
+from jaxmodules._mt19937 import empty
 from jaxmodules._tracing import is_tracing
 from jaxmodules._typing import Array, ArrayLike, DType, Shape
 
@@ -33,6 +35,11 @@ def _float_dtype(dtype: DType | None, operation: str) -> np.dtype:
     if not jnp.issubdtype(dtype, np.floating):
         raise NotImplementedError(f'"{operation}" not implemented for {dtype.name!r}: expected a floating point dtype')
     return dtype
+
+
+@functools.cache
+def _largest(dtype: np.dtype) -> float:
+    return float(jnp.finfo(dtype).max)
 
 
 def uniform(
@@ -52,7 +59,7 @@ def uniform(
         NotImplementedError: if ``dtype`` is not a floating point dtype.
     """
     dtype = _float_dtype(dtype, "check_uniform_bounds")
-    largest = float(jnp.finfo(dtype).max)
+    largest = _largest(dtype)
     for name, bound in (("from", low), ("to", high)):
         if not -largest <= bound <= largest:
             raise RuntimeError(f"{name} is out of bounds for {dtype.name}: got {bound:g}")
@@ -119,9 +126,10 @@ def _shape_of(args: tuple[Any, ...], size: Any, function: str) -> Shape:
 def _integer(value: Any, name: str, function: str) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{function}(): argument '{name}' must be int, not {type(value).__name__}")
-    if not -(1 << 63) <= value < 1 << 63:
+    number = int(value)
+    if not -(1 << 63) <= number < 1 << 63:
         raise ValueError(f"Overflow when unpacking long long: {function}() got {name}={value}")
-    return int(value)
+    return number
 
 
 def _may_require_grad(dtype: DType, requires_grad: bool) -> None:
@@ -136,6 +144,30 @@ def to_jax(samples: np.ndarray | Array, dtype: DType | None = None) -> Array:
     narrow = jax.dtypes.canonicalize_dtype(samples.dtype if dtype is None else dtype)
     samples = samples.astype(narrow, copy=False)
     return samples if isinstance(samples, jax.Array) else jax.device_put(samples)
+
+
+def blank(shape: Shape, dtype: DType | None = None) -> Array:
+    """Make an array, ``float32`` unless told, for an initialiser to replace; its memory is never touched.
+
+    Raises:
+        RuntimeError: if a size is negative.
+    """
+    for size in shape:
+        if size < 0:
+            raise RuntimeError(f"Trying to create tensor with negative dimension {size}: {list(shape)}")
+    narrow = jax.dtypes.canonicalize_dtype(np.float32 if dtype is None else dtype)
+    return jax.device_put(empty(tuple(shape), narrow))
+
+
+def copy_to_jax(values: np.ndarray, dtype: DType | None = None) -> Array:
+    """Return a JAX array of its own with the values of NumPy memory that others may write to; nothing compiles."""
+    own = empty(values.shape, jax.dtypes.canonicalize_dtype(values.dtype if dtype is None else dtype))
+    if own.dtype == values.dtype:
+        own[...] = values
+    else:
+        with np.errstate(all="ignore"):
+            np.copyto(own, values, casting="unsafe")
+    return jax.device_put(own)
 
 
 def rand(
@@ -300,6 +332,12 @@ def bernoulli(input: ArrayLike, p: float | None = None, *, generator: Generator 
     return to_jax(generator.host.bernoulli(probabilities), dtype)
 
 
+def _unboxed(value: ArrayLike) -> Any:
+    """Return the array in a Parameter, and anything else as it is."""
+    convert = getattr(value, "__jax_array__", None)
+    return value if convert is None else convert()
+
+
 def normal(
     mean: ArrayLike = 0.0,
     std: ArrayLike = 1.0,
@@ -319,21 +357,24 @@ def normal(
         >>> normal(2.0, jnp.zeros(3)).tolist()
         [2.0, 2.0, 2.0]
     """
-    means, stds = np.ndim(mean) > 0 or hasattr(mean, "dtype"), np.ndim(std) > 0 or hasattr(std, "dtype")
+    centre, spread = _unboxed(mean), _unboxed(std)
+    means, stds = (np.ndim(x) > 0 or hasattr(x, "dtype") for x in (centre, spread))
     if not means and not stds:
         if size is None:
             raise TypeError("normal() received an invalid combination of arguments: a mean, a std and no size")
         shape = _shape_of((), size, "normal")
-        return to_jax(normal_values(shape, mean, std, dtype=dtype, generator=generator))
+        return to_jax(normal_values(shape, centre, spread, dtype=dtype, generator=generator))
     if size is not None:
         raise TypeError("normal() received an invalid combination of arguments: arrays and a size")
-    shape = np.broadcast_shapes(np.shape(mean), np.shape(std))
-    dtype = jnp.result_type(*(x for x, given in ((mean, means), (std, stds)) if given))
+    shape = np.broadcast_shapes(np.shape(centre), np.shape(spread))
+    dtype = jnp.result_type(*(x for x, given in ((centre, means), (spread, stds)) if given))
     if is_tracing():
-        mean, std = (jnp.broadcast_to(jnp.asarray(x), shape) for x in (mean, std))
-        return (normal_values(shape, dtype=dtype, generator=generator) * std + mean).astype(dtype)
+        centre, spread = (jnp.broadcast_to(jnp.asarray(x), shape) for x in (centre, spread))
+        return to_jax(normal_values(shape, dtype=dtype, generator=generator) * spread + centre, dtype)
     if not stds:
-        return to_jax(normal_values(shape, 0.0, std, dtype=dtype, generator=generator) + np.asarray(mean), dtype)
-    if np.any(np.asarray(std) < 0):
+        return to_jax(normal_values(shape, 0.0, spread, dtype=dtype, generator=generator) + np.asarray(centre), dtype)
+    if np.any(np.asarray(spread) < 0):
         raise RuntimeError("normal expects all elements of std >= 0.0")
-    return to_jax(normal_values(shape, dtype=dtype, generator=generator) * np.asarray(std) + np.asarray(mean), dtype)
+    return to_jax(
+        normal_values(shape, dtype=dtype, generator=generator) * np.asarray(spread) + np.asarray(centre), dtype
+    )

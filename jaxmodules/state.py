@@ -164,13 +164,11 @@ class Slots:
 
     def read(self) -> list[Any]:
         """Return what the slots hold."""
-        return [c._value for c in self.cells] + [d[k] for d, k in self.items]
+        return [c._store[c._index] for c in self.cells] + [d[k] for d, k in self.items]
 
-    def write(self, values: Sequence[Any]) -> None:
-        """Put ``values`` into the slots, unchecked."""
-        for cell, value in zip(self.cells, values, strict=False):
-            cell._value = value
-        for (buffers, name), value in zip(self.items, values[len(self.cells) :], strict=True):
+    def write_items(self, values: Sequence[Any]) -> None:
+        """Put arrays into the buffers, unchecked."""
+        for (buffers, name), value in zip(self.items, values, strict=True):
             set_item(buffers, name, value)
 
     def assign(self, indices: Sequence[int], values: Sequence[Any]) -> None:
@@ -198,6 +196,7 @@ class Structure(Slots):
         self.key = Key(scan.run(roots))
         self.volatile = scan.volatile
         self.template: Any = None  # what a pytree is rebuilt from
+        self.layout: Any = None  # which slot each name stands for
         super().__init__(scan.cells, scan.items, scan.cell_names + scan.item_names)
 
     def fresh(self) -> bool:
@@ -249,19 +248,25 @@ def bound(
     """Run the body with ``values`` in the slots; afterwards the slots hold what they held before."""
     with lock:
         frame = Frame(slots.owned, lifts, grads)
-        before = slots.read()
+        split = len(slots.cells)
+        stores = [(cell._store, cell._index) for cell in slots.cells]
+        arrays = [buffers[name] for buffers, name in slots.items]
         boxes = slots.parameters if grads else []
-        gradients = [p._grad for p in boxes]
+        gradients = [box._grad for box in boxes]
         frames = local.frames
         try:
             swapped.append(frame)
-            slots.write(values)
+            for cell, value in zip(slots.cells, values, strict=False):
+                cell._store, cell._index = [None, value], 1
+            slots.write_items(values[split:])
             frames.append(frame)
             yield frame
         finally:
             swapped.remove(frame)
             if frames and frames[-1] is frame:
                 frames.pop()
-            slots.write(before)
+            for cell, (store, index) in zip(slots.cells, stores, strict=True):
+                cell._store, cell._index = store, index
+            slots.write_items(arrays)
             for box, gradient in zip(boxes, gradients, strict=True):
                 box._grad = gradient

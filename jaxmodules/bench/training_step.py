@@ -39,4 +39,3 @@ def run(blocks: int, rounds: int, seconds: float) -> None:
         rows,
         "; ".join(f"{name}: not installed" for name in missing),
     )
-

@@ -53,9 +53,7 @@ def save(obj: Any, path: str | os.PathLike[str] | IO[bytes]) -> None:
         {'weights': {'bias': Array([0., 0., 0.], dtype=float32)}, 'epoch': 7}
     """
     if not hasattr(path, "write") and not isinstance(path, str | os.PathLike):
-        raise TypeError(
-            f"expected a path or a binary file to save to, got {type(path).__name__}: call save(obj, path)"
-        )
+        raise TypeError(f"expected a path or a binary file to save to, got {type(path).__name__}: call save(obj, path)")
     skeleton, arrays = _tree.pack(obj)
     metadata = {_ENTRY: json.dumps({"version": _VERSION, "tree": skeleton}, separators=(",", ":"), allow_nan=False)}
     specs = {

@@ -36,7 +36,7 @@ _LINEAR = (
 _REDRAW_SHARE = 0.3
 
 
-def _write(tensor: _T, values: np.ndarray | Array) -> _T:
+def _write(tensor: Any, values: np.ndarray | Array) -> Any:
     """Give ``tensor`` its new ``values``."""
     if isinstance(tensor, np.ndarray):
         tensor[...] = values
@@ -200,7 +200,7 @@ def _redraw_outside(
     """Draw normals, and draw all again for those outside [a, b], as often as it takes."""
     low, high = dtype.type(a), dtype.type(b)
     draw = functools.partial(normal_values, shape, mean, std, dtype=dtype, generator=generator)
-    result = draw()
+    result = np.asarray(draw())  # not a copy: outside of a trace it is a NumPy array
     while (outside := (result < low) | (result > high)).any():
         np.copyto(result, draw(), where=outside)
     return result
@@ -426,7 +426,7 @@ def sparse_(tensor: _T, sparsity: float, std: float = 0.01, generator: Generator
     if is_tracing():
         order = jnp.broadcast_to(jnp.arange(rows)[:, None], shape)
         places = jax.random.permutation(next_key(), order, axis=0, independent=True)[:zeros]
-        return _write(tensor, values.at[places, jnp.arange(columns)[None]].set(0))
+        return _write(tensor, jnp.asarray(values).at[places, jnp.arange(columns)[None]].set(0))
     host = current_generator().host
     for column in range(columns):
         values[host.randperm(rows)[:zeros], column] = 0

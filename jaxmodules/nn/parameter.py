@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodules._tracing import Cell, Tracer, epoch, local
-from jaxmodules.random import normal_values, to_jax, uniform
+from jaxmodules._tracing import Cell, Tracer, epoch, is_tracing, local
+from jaxmodules.random import bernoulli, copy_to_jax, normal_values, to_jax, uniform
 
 _BINARY = ("add sub mul truediv floordiv mod pow matmul and or xor lshift rshift").split()
 _COMPARE = ("eq", "ne", "lt", "le", "gt", "ge")
 _UNARY = ("neg", "pos", "abs", "invert")
+_NUMBERS = "biufc"
 
 
 def to_array(data: Any, dtype: Any = None) -> Any:
@@ -36,6 +37,8 @@ def to_array(data: Any, dtype: Any = None) -> Any:
         if str(data.dtype) == "torch.bfloat16":
             return jnp.array(data.float().numpy(), dtype=dtype or jnp.bfloat16)
         data = data.numpy()
+    if type(data) is np.ndarray and data.dtype.kind in _NUMBERS and data.dtype.isnative and not is_tracing():
+        return copy_to_jax(data, dtype)
     return jnp.array(data, dtype=dtype if dtype is None else jax.dtypes.canonicalize_dtype(dtype))
 
 
@@ -209,6 +212,24 @@ class _Writable:
         """Bound every element in place."""
         return self.clamp_(min, max)
 
+    def clamp_min_(self, min: Any) -> Self:
+        """Bound every element from below in place."""
+        return self.clamp_(min=min)
+
+    def clamp_max_(self, max: Any) -> Self:
+        """Bound every element from above in place."""
+        return self.clamp_(max=max)
+
+    def bernoulli_(self, p: float = 0.5, *, generator: Any = None) -> Self:
+        """Draw ones with probability ``p``, and zeros."""
+        return self.copy_(bernoulli(self._read(), p, generator=generator))
+
+    def fill_diagonal_(self, value: Any) -> Self:
+        """Write ``value`` onto the diagonal."""
+        array = self._read()
+        diagonal = jnp.arange(min(array.shape))
+        return self.copy_(array.at[(diagonal,) * array.ndim].set(value))
+
     def lerp_(self, end: Any, weight: Any) -> Self:
         """Move in place towards ``end`` by the fraction ``weight``."""
         here = self._read()
@@ -240,7 +261,7 @@ def _like(source: Any, target: Any) -> Any:
                 " reshape it first"
             ) from None
     if isinstance(source, np.ndarray | np.generic):
-        return jnp.array(source, dtype=dtype)
+        return to_array(source, dtype)
     return source if source.dtype == dtype else source.astype(dtype)
 
 
@@ -291,7 +312,7 @@ for _name, _function in {
     "sqrt": jnp.sqrt, "rsqrt": jax.lax.rsqrt, "exp": jnp.exp, "log": jnp.log, "sign": jnp.sign, "round": jnp.round,
     "floor": jnp.floor, "ceil": jnp.ceil, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu,
     "sin": jnp.sin, "cos": jnp.cos, "square": jnp.square, "reciprocal": jnp.reciprocal,
-    "erfinv": jax.scipy.special.erfinv,
+    "erfinv": jax.scipy.special.erfinv, "log1p": jnp.log1p, "expm1": jnp.expm1, "trunc": jnp.trunc,
 }.items():  # fmt: skip
     _elementwise_in_place(_name, _function)
 

@@ -1,6 +1,7 @@
 """Which gradient belongs to which parameter: by name or by position, never by a dict's order."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,14 +10,14 @@ import numpy as np
 from jaxmodules.nn.parameter import Parameter, unbox
 
 
-def match(grads: Any, boxes: Sequence[Parameter], names: Mapping[str, Parameter] | None) -> dict[int, Any]:
+def match(grads: Any, boxes: Sequence[Parameter], names: Mapping[str, Parameter]) -> dict[int, Any]:
     """Return the gradient of each parameter by the parameter's ``id``.
 
     Args:
         grads: what ``jm.value_and_grad`` returned: a dict by name, a tuple of them for several modules, an array for
             a single parameter, or a list with one array (or ``None``) for each parameter.
         boxes: the optimizer's parameters.
-        names: the optimizer's own names for them, if it was given any.
+        names: the optimizer's own names for them, as far as it was given any.
 
     Raises:
         ValueError: if a gradient matches no parameter, or more than one.
@@ -60,35 +61,56 @@ def _checked(pairs: Sequence[tuple[Parameter, Any, str]]) -> dict[int, Any]:
 
 
 def _by_name(
-    dicts: Sequence[Mapping[str, Any]], boxes: Sequence[Parameter], names: Mapping[str, Parameter] | None
+    dicts: Sequence[Mapping[str, Any]], boxes: Sequence[Parameter], names: Mapping[str, Parameter]
 ) -> list[tuple[Parameter, Any, str]]:
     pairs: list[tuple[Parameter, Any, str]] = []
     taken: set[int] = set()
+    alike = Counter(frozenset(grads) for grads in dicts)
     for grads in reversed(dicts):  # the last module was labelled last
-        found = _resolve(grads, boxes, names, taken)
+        found = _resolve(grads, boxes, names, taken, alike[frozenset(grads)])
+        alike[frozenset(grads)] -= 1
         taken.update(id(box) for box in found.values())
         pairs += [(found[name], grad, repr(name)) for name, grad in grads.items()]
     return pairs
 
 
 def _resolve(
-    grads: Mapping[str, Any], boxes: Sequence[Parameter], names: Mapping[str, Parameter] | None, taken: set[int]
+    grads: Mapping[str, Any], boxes: Sequence[Parameter], names: Mapping[str, Parameter], taken: set[int], alike: int
 ) -> dict[str, Parameter]:
-    """Return the parameter that each name means: by the optimizer's names, else by the newest labelling that fits."""
-    if names is not None and grads.keys() <= names.keys():
+    """Return the parameter that each name means: by the optimizer's names, else by the newest labelling that fits.
+
+    There may be as many labellings that fit as there are dicts with these names, ``alike``: they came in this order.
+    """
+    if grads.keys() <= names.keys():
         return {name: names[name] for name in grads}
     labelled: dict[int, dict[str, Parameter]] = {}
     for box in boxes:
         for name, number in box.__dict__.get("_labels", {}).items():
             if id(box) not in taken:
                 labelled.setdefault(number, {})[name] = box
-    for number in sorted(labelled, reverse=True):
-        if grads.keys() <= labelled[number].keys():
-            return {name: labelled[number][name] for name in grads}
-    known = set(names or ()) | {name for group in labelled.values() for name in group}
-    unknown = sorted(set(grads) - known) or sorted(grads)
+    complete = [labelled[n] for n in sorted(labelled, reverse=True) if grads.keys() <= labelled[n].keys()]
+    found = {tuple(id(group[name]) for name in grads): {name: group[name] for name in grads} for group in complete}
+    candidates = list(found.values())
+    fitting = [group for group in candidates if all(_fits(grads[name], box) for name, box in group.items())]
+    if len(fitting) > alike:
+        raise ValueError(
+            f"these gradients may be those of {len(fitting)} modules of the optimizer, which have parameters of the"
+            f" same names and shapes: {_some(grads)}: take the gradient of one module that holds them all, or give a"
+            " list with a gradient or None for each of the optimizer's parameters"
+        )
+    if fitting or candidates:
+        return (fitting or candidates)[0]
+    known = {*names, *(name for group in labelled.values() for name in group)}
     raise ValueError(
-        f"these gradients match no parameter of the optimizer: {', '.join(unknown[:8])}"
-        f" (it knows {', '.join(sorted(known)[:8]) or 'no names'}): give it the module's parameters, or"
-        " net.named_parameters() where names of several modules are mixed"
+        f"these gradients match no parameter of the optimizer: {_some(set(grads) - known or grads)} (it knows"
+        f" {_some(known) or 'no names'}): give it the module's parameters, or net.named_parameters() where names of"
+        " several modules are mixed"
     )
+
+
+def _fits(grad: Any, box: Parameter) -> bool:
+    return grad is None or tuple(getattr(grad, "shape", ())) == tuple(box.shape)
+
+
+def _some(names: Iterable[str]) -> str:
+    return ", ".join(sorted(map(str, names))[:8])

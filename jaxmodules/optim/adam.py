@@ -1,39 +1,77 @@
 """Adam."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jaxmodules.optim._groups import check_flags, check_number, is_off
 from jaxmodules.optim.optimizer import Optimizer
 
 
-class _AmsgradState(NamedTuple):
-    count: Any
-    mu: Any
-    nu: Any
-    nu_max: Any
+class _AdamState(NamedTuple):
+    step: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+    max_exp_avg_sq: Any
 
 
-def _scale_by_amsgrad(b1: Any, b2: Any, eps: Any) -> optax.GradientTransformation:
-    """Scale as ``optax.scale_by_amsgrad`` does, but take the maximum before the bias correction, as PyTorch does."""
+def _each_part(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Apply a function to the real and the imaginary parts of complex arrays, which are numbers of their own."""
 
-    def init(params: Any) -> _AmsgradState:
+    def apply(*arrays: jax.Array) -> jax.Array:
+        if not jnp.iscomplexobj(arrays[0]):
+            return function(*arrays)
+        return jax.lax.complex(function(*map(jnp.real, arrays)), function(*map(jnp.imag, arrays)))
+
+    return apply
+
+
+def _scale_by_adam(rates: tuple[Any, Any], eps: Any, amsgrad: bool) -> optax.GradientTransformation:
+    """Scale as ``optax.scale_by_adam`` does, with PyTorch's numbers.
+
+    ``rates`` are ``1 - beta``: the bias correction of float32 betas close to 1 would have few correct digits. And
+    AMSGrad takes the maximum before the bias correction.
+    """
+
+    def init(params: Any) -> _AdamState:
         zeros = optax.tree.zeros_like
-        return _AmsgradState(jnp.zeros([], jnp.int32), zeros(params), zeros(params), zeros(params))
+        return _AdamState(jnp.zeros([], jnp.int32), zeros(params), zeros(params), zeros(params) if amsgrad else None)
 
-    def update(updates: Any, state: _AmsgradState, params: Any = None) -> tuple[Any, _AmsgradState]:
-        count = optax.safe_increment(state.count)
-        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
-        nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
-        nu_max = jax.tree.map(jnp.maximum, state.nu_max, nu)
-        mu_hat = optax.tree.bias_correction(mu, b1, count)
-        nu_hat = optax.tree.bias_correction(nu_max, b2, count)
-        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu_hat, nu_hat)
-        return updates, _AmsgradState(count, mu, nu, nu_max)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        first, second = rates
+        step = optax.safe_increment(state.step)
+        mu = jax.tree.map(lambda g, m: ((1 - first) * m + first * g).astype(m.dtype), updates, state.exp_avg)
+        bias, bias_sq = (-jnp.expm1(step * jnp.log1p(-rate)) for rate in rates)  # 1 - beta ** step
+
+        @_each_part
+        def squared(g: jax.Array, v: jax.Array) -> jax.Array:
+            return ((1 - second) * v + second * g * g).astype(v.dtype)
+
+        @_each_part
+        def scaled(m: jax.Array, v: jax.Array) -> jax.Array:
+            return m / bias.astype(m.dtype) / (jnp.sqrt(v) / jnp.sqrt(bias_sq).astype(m.dtype) + eps)
+
+        nu = jax.tree.map(squared, updates, state.exp_avg_sq)
+        top = jax.tree.map(_each_part(jnp.maximum), state.max_exp_avg_sq, nu) if amsgrad else None
+        return jax.tree.map(scaled, mu, top if amsgrad else nu), _AdamState(step, mu, nu, top)
 
     return optax.GradientTransformation(init, update)
+
+
+def _shrink(fraction: Any) -> optax.GradientTransformation:
+    """Take a fraction off the parameters before the update; both round as PyTorch's two statements do."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        def shrunk(u: jax.Array, p: jax.Array) -> jax.Array:
+            less = p + ((1 - fraction) * p - p)  # p * (1 - fraction), which a compiler does not merge with the sum
+            return (less + u) - p
+
+        return jax.tree.map(shrunk, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 class Adam(Optimizer):
@@ -61,6 +99,7 @@ class Adam(Optimizer):
 
     Raises:
         ValueError: if a setting is out of range.
+        RuntimeError: if flags exclude each other.
 
     Examples:
         >>> import jaxmodules as jm
@@ -69,7 +108,7 @@ class Adam(Optimizer):
     """
 
     switches = frozenset({"weight_decay"})
-    fields = {"count": "step", "mu": "exp_avg", "nu": "exp_avg_sq", "nu_max": "max_exp_avg_sq"}
+    complements = frozenset({"betas"})
 
     def __init__(
         self,
@@ -87,11 +126,16 @@ class Adam(Optimizer):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
     ) -> None:
+        check_flags(fused=fused, foreach=foreach, differentiable=differentiable)
+        check_number(lr, "lr")
         if not 0.0 <= lr:
             raise ValueError(f"Invalid learning rate: {lr}")
         if not 0.0 <= eps:
             raise ValueError(f"Invalid epsilon value: {eps}")
+        if len({hasattr(beta, "shape") for beta in betas}) != 1:
+            raise ValueError("betas must be either both floats or both Tensors")
         for i, beta in enumerate(betas):
+            check_number(beta, f"betas[{i}]")
             if not 0.0 <= beta < 1.0:
                 raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
         if not 0.0 <= weight_decay:
@@ -111,11 +155,11 @@ class Adam(Optimizer):
         }
         super().__init__(params, settings)
 
+    @staticmethod
     def rule(  # type: ignore[override]
-        self,
         *,
         lr: Any,
-        betas: tuple[Any, Any],
+        one_minus_betas: tuple[Any, Any],
         eps: Any,
         weight_decay: Any,
         amsgrad: bool,
@@ -123,9 +167,10 @@ class Adam(Optimizer):
         **_: Any,
     ) -> optax.GradientTransformation:
         """Return the optax transformation for a group's settings."""
-        scale = (_scale_by_amsgrad if amsgrad else optax.scale_by_adam)(*betas, eps)
-        decays = not (isinstance(weight_decay, int | float) and weight_decay == 0)
-        parts = [scale]
-        if decays:
-            parts.insert(1 if decoupled_weight_decay else 0, optax.add_decayed_weights(weight_decay))
-        return optax.chain(*parts, optax.scale_by_learning_rate(lr))
+        parts = [_scale_by_adam(one_minus_betas, eps, amsgrad), optax.scale_by_learning_rate(lr)]
+        if not is_off(weight_decay):
+            if decoupled_weight_decay:
+                parts.append(_shrink(lr * weight_decay))
+            else:
+                parts.insert(0, optax.add_decayed_weights(weight_decay))
+        return optax.chain(*parts)

@@ -7,6 +7,8 @@ parameter's history is PyTorch's although the count is kept once.
 """
 
 import functools
+import types
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -16,54 +18,15 @@ import numpy as np
 import optax
 
 from jaxmodules._keys import Same, Stateful
-from jaxmodules._tracing import Cell, StructureMoves, epoch, is_tracing, local
+from jaxmodules._tracing import Cell, StructureMoves, Tracer, epoch, is_tracing, local
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import Parameter, copy_array, to_array
+from jaxmodules.optim._cohort import Cohort
 from jaxmodules.optim._groups import ParamGroup
 from jaxmodules.optim._match import match
 from jaxmodules.state import Scan
 
 Rule = optax.GradientTransformation
-
-
-class _Cohort:
-    """Parameters with one optax state: a pytree over a dict of arrays, its leaves in cells."""
-
-    def __init__(self, boxes: Sequence[Parameter], names: Sequence[str], state: Any) -> None:
-        self.boxes = list(boxes)
-        self.names = list(names)
-        leaves, self.treedef = jax.tree_util.tree_flatten(state)
-        self.cells = [Cell(leaf) for leaf in leaves]
-
-    def state(self) -> Any:
-        """Return the optax state."""
-        return jax.tree_util.tree_unflatten(self.treedef, [cell.value for cell in self.cells])
-
-    def leaves(self) -> list[tuple[str, str | None, Cell]]:
-        """Return every leaf as (field, name of the parameter it belongs to or ``None``, cell)."""
-        leaves = []
-        for (path, _), cell in zip(jax.tree_util.tree_flatten_with_path(self.state())[0], self.cells, strict=True):
-            owners = [k.key for k in path if isinstance(k, jax.tree_util.DictKey) and k.key in self.names]
-            fields = [k.name for k in path if isinstance(k, jax.tree_util.GetAttrKey)]
-            numbers = [str(k.idx) for k in path if isinstance(k, jax.tree_util.SequenceKey)]
-            leaves.append((fields[-1] if fields else ".".join(numbers), owners[0] if owners else None, cell))
-        return leaves
-
-    def part(self, boxes: Sequence[Parameter]) -> "_Cohort":
-        """Return a cohort of some of the parameters, in the state they are in."""
-        chosen = {id(box) for box in boxes}
-        names = {name for box, name in zip(self.boxes, self.names, strict=True) if id(box) in chosen}
-        state = self.state()
-
-        def pick(node: Any) -> Any:
-            return {k: v for k, v in node.items() if k in names} if self._is_tree(node) else copy_array(node)
-
-        state = jax.tree.map(pick, state, is_leaf=self._is_tree)
-        kept = [(b, n) for b, n in zip(self.boxes, self.names, strict=True) if id(b) in chosen]
-        return _Cohort([b for b, _ in kept], [n for _, n in kept], state)
-
-    def _is_tree(self, node: Any) -> bool:
-        return isinstance(node, dict) and node.keys() == set(self.names)
 
 
 class Optimizer(Stateful):
@@ -87,8 +50,9 @@ class Optimizer(Stateful):
         >>> optimizer.step(grads)
     """
 
-    switches: ClassVar[frozenset[str]] = frozenset()
-    fields: ClassVar[dict[str, str]] = {}  # optax's names of state, and torch's
+    switches: ClassVar[frozenset[str]] = frozenset()  # numbers without which, at zero, the rule does not need a term
+    complements: ClassVar[frozenset[str]] = frozenset()  # numbers that the rule gets as one_minus_<name>
+    counter: ClassVar[str] = "step"  # the state that counts steps: before the first there is none to show
 
     def __init__(self, params: Any, defaults: Any) -> None:
         self.transformation = None if isinstance(defaults, Mapping) else defaults
@@ -96,7 +60,7 @@ class Optimizer(Stateful):
             raise TypeError(f"expected an optax transformation or a dict of settings, got {defaults!r}")
         self.defaults: dict[str, Any] = dict(defaults) if isinstance(defaults, Mapping) else {}
         self.param_groups: list[ParamGroup] = []
-        self._cohorts: list[list[_Cohort]] = []
+        self._cohorts: list[list[Cohort]] = []
         if isinstance(params, Module):
             params = params.named_parameters()
         if isinstance(params, Parameter | jax.Array | np.ndarray) or not isinstance(params, Iterable):
@@ -111,7 +75,11 @@ class Optimizer(Stateful):
             self.add_param_group(group)
 
     def rule(self, **settings: Any) -> Rule:
-        """Return the optax transformation for a group's settings; subclasses override this."""
+        """Return the optax transformation for a group's settings; subclasses override this.
+
+        Numbers arrive as arrays, except that a switch (see ``switches``) which is off arrives as 0. A static method
+        is compiled once for all optimizers of its class.
+        """
         if self.transformation is None:
             raise NotImplementedError(f"{type(self).__name__} must define rule(), or be given an optax transformation")
         return self.transformation
@@ -130,21 +98,24 @@ class Optimizer(Stateful):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         settings = dict(param_group)
         params, names = _listed(settings.pop("params"))
+        names = settings.pop("param_names", None) if names is None else names
         if self.param_groups and ("param_names" in self.param_groups[0]) != (names is not None):
             raise ValueError(
-                "all optimizer param groups should be with/without names: the new group is"
-                f" {'without' if names is None else 'with'} names"
+                "all optimizer param groups should be with/without names. cannot add param group"
+                f" {'without' if names is None else 'with'} names to the optimizer"
             )
         present = {id(p) for group in self.param_groups for p in group["params"]}
         if any(id(p) in present for p in params):
             raise ValueError("some parameters appear in more than one parameter group")
         ordered: dict[str, Any] = {"params": params, **({} if names is None else {"param_names": names})}
-        group = ParamGroup({**ordered, **settings, **{k: v for k, v in self.defaults.items() if k not in settings}},
-                           self.switches)  # fmt: skip
-        self.rule(**group.settings())  # refuses settings it does not know
+        group = self._group({**ordered, **settings, **{k: v for k, v in self.defaults.items() if k not in settings}})
+        self.rule(**group.static(), **group.arrays())  # refuses settings it does not know
         self.param_groups.append(group)
         self._cohorts.append([])
         epoch.count += 1
+
+    def _group(self, settings: dict[str, Any]) -> ParamGroup:
+        return ParamGroup(settings, self.switches, self.complements)
 
     def step(self, grads: Any = None) -> Any:
         """Update the parameters once.
@@ -164,93 +135,125 @@ class Optimizer(Stateful):
         if callable(grads):
             result = grads()
             loss, grads = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
-        boxes = [box for group in self.param_groups for box in group["params"]]
+        boxes = self._boxes()
         if grads is None:
             found = {id(box): box.grad for box in boxes if box.grad is not None}
         else:
             found = match(grads, boxes, self._names())
         self._align(found.keys())
-        for group, cohorts in zip(self.param_groups, self._cohorts, strict=True):
-            for cohort in cohorts:
-                if id(cohort.boxes[0]) in found:
-                    self._update(group, cohort, [found[id(box)] for box in cohort.boxes])
+        updates = [
+            (cohort, *self._updated(group, cohort, found))
+            for group, cohorts in zip(self.param_groups, self._cohorts, strict=True)
+            for cohort in cohorts
+            if not found.keys().isdisjoint(cohort.ids)
+        ]
+        for cohort, values, leaves in updates:
+            active = {name for box, name in zip(cohort.boxes, cohort.names, strict=True) if id(box) in found}
+            for box, name in zip(cohort.boxes, cohort.names, strict=True):
+                if name in active:
+                    box.value = values[name]
+            for (_, owner), cell, leaf in zip(cohort.leaves, cohort.cells, leaves, strict=True):
+                if owner is None or owner in active:
+                    cell.value = leaf
         return loss
 
-    def _update(self, group: ParamGroup, cohort: _Cohort, grads: list[Any]) -> None:
+    def _updated(self, group: ParamGroup, cohort: Cohort, found: Mapping[int, Any]) -> tuple[dict[str, Any], list[Any]]:
+        """Return the new values and the new leaves of the state of a cohort; a parameter without gradient has zeros."""
         values = {name: box.value for name, box in zip(cohort.names, cohort.boxes, strict=True)}
-        updates = dict(zip(cohort.names, grads, strict=True))
-        settings = group.settings()
-        static = {k: v for k, v in settings.items() if not _is_traced_setting(v)}
-        arrays = {k: v for k, v in settings.items() if k not in static}
-        if is_tracing():
-            values, state = _new_values(self.rule, static, arrays, updates, cohort.state(), values)
-        else:
-            owner = self.transformation if self.transformation is not None else type(self)
-            key = (owner, tuple(sorted(static.items(), key=lambda item: item[0])))
-            values, state = _compiled(self.rule if self.transformation is None else None, *key)(
-                arrays, updates, cohort.state(), values
-            )
+        grads = {}
         for box, name in zip(cohort.boxes, cohort.names, strict=True):
-            box.value = values[name]
-        for cell, leaf in zip(cohort.cells, jax.tree.leaves(state), strict=True):
-            cell.value = leaf
+            grad = found[id(box)] if id(box) in found else jnp.zeros_like(values[name])
+            convert = self.transformation is None and grad.dtype != box.dtype  # the state is to keep its dtype
+            grads[name] = grad.astype(box.dtype) if convert else grad
+        if is_tracing():
+            update = functools.partial(_new_values, self.rule, group.static())
+        else:
+            rule = self.rule if isinstance(self.rule, types.FunctionType) else weakref.WeakMethod(self.rule)
+            update = _compiled(rule, _Key(group))
+        values, state = update(group.arrays(), grads, cohort.state(), values)
+        return values, jax.tree.leaves(state)
 
     def _align(self, active: Iterable[int]) -> None:
-        """Make every cohort step as a whole: split those of which only some parameters have gradients."""
+        """Give every parameter with a gradient the state that its step needs."""
         active = set(active)
-        mixed = any(
-            0 < sum(id(box) in active for box in cohort.boxes) < len(cohort.boxes)
-            for cohorts in self._cohorts
-            for cohort in cohorts
-        )
-        without = {id(box) for group in self.param_groups for box in group["params"]} & active
-        without -= {id(box) for cohorts in self._cohorts for cohort in cohorts for box in cohort.boxes}
-        if not mixed and not without:
+        if self._is_aligned(active):
             return
         if any(id(cell) in frame.owned for frame in local.frames for _, cell in self._cells()):
-            raise StructureMoves(functools.partial(self._partition, active))
-        self._partition(active)
+            raise StructureMoves(functools.partial(self._arrange, active))
+        self._arrange(active)
 
-    def _partition(self, active: set[int]) -> None:
+    def _is_aligned(self, active: set[int]) -> bool:
+        for group, cohorts in zip(self.param_groups, self._cohorts, strict=True):
+            static = group.static_key()
+            if any(cohort.static != static or self._is_mixed(cohort, active) for cohort in cohorts):
+                return False
+            covered = {number for cohort in cohorts for number in cohort.ids}
+            if any(id(box) in active and id(box) not in covered for box in group["params"]):
+                return False
+        return True
+
+    def _is_mixed(self, cohort: Cohort, active: set[int]) -> bool:
+        return self.transformation is None and len(active & cohort.ids) not in (0, len(cohort.boxes))
+
+    def _arrange(self, active: set[int]) -> None:
+        """Make cohorts that step as a whole, for the present settings.
+
+        The state of a given optax transformation is never divided: it may couple its parameters (a global norm) or
+        count the steps of all of them (a schedule). There a parameter without gradient is one whose gradient is zero,
+        except that neither it nor its own state moves.
+        """
         for number, group in enumerate(self.param_groups):
-            cohorts = self._cohorts[number]
-            names = dict(zip(map(id, group["params"]), self._group_names(number), strict=True))
-            parts: list[_Cohort] = []
-            for cohort in cohorts:
-                ins = [box for box in cohort.boxes if id(box) in active]
-                outs = [box for box in cohort.boxes if id(box) not in active]
-                parts += [cohort] if not ins or not outs else [cohort.part(ins), cohort.part(outs)]
-            has_state = {id(box) for cohort in cohorts for box in cohort.boxes}
-            new = [box for box in group["params"] if id(box) in active and id(box) not in has_state]
-            if new:
-                values = {names[id(box)]: jax.ShapeDtypeStruct(box.shape, box.dtype) for box in new}
-                parts.append(_Cohort(new, list(values), self._zeros(group, values)))
-            self._cohorts[number] = parts
+            static, names = group.static_key(), self._keys(number)
+            parts: list[Cohort] = []
+            for cohort in self._cohorts[number]:
+                parts += cohort.part(active) if self._is_mixed(cohort, active) else [cohort]
+            covered = {i for cohort in parts for i in cohort.ids}
+            new = {id(box) for box in group["params"] if id(box) in active} - covered
+            if new and self.transformation is not None and parts:
+                parts = [self._fresh(group, names, covered | new).take(parts[0].arrays())]
+            elif new:
+                parts.append(self._fresh(group, names, new))
+            self._cohorts[number] = [
+                cohort if cohort.static == static else self._fresh(group, names, cohort.ids).take(cohort.arrays())
+                for cohort in parts
+            ]
         epoch.count += 1
 
-    def _zeros(self, group: ParamGroup, values: dict[str, Any]) -> Any:
-        """Return the optax state before the first step."""
-        settings = {k: v if not _is_traced_setting(v) else _numbers(group[k]) for k, v in group.settings().items()}
-        init = self.rule(**settings).init
+    def _fresh(self, group: ParamGroup, names: Mapping[int, str], ids: set[int]) -> Cohort:
+        """Return a cohort in the state before the first step."""
+        boxes = [box for box in group["params"] if id(box) in ids]
+        own = [names[id(box)] for box in boxes]
         if self.transformation is not None:
-            return init({name: box.value for name, box in self._named(values)})
-        return jax.tree.map(lambda leaf: jnp.array(np.zeros(leaf.shape, leaf.dtype)), jax.eval_shape(init, values))
+            state = self.transformation.init({n: copy_array(b.value) for n, b in zip(own, boxes, strict=True)})
+        else:
+            values = {n: jax.ShapeDtypeStruct(b.shape, b.dtype) for n, b in zip(own, boxes, strict=True)}
+            static = group.static()
+            shapes = jax.eval_shape(lambda arrays, v: self.rule(**static, **arrays).init(v), group.arrays(), values)
+            with jax.ensure_compile_time_eval():
+                state = jax.tree.map(lambda leaf: jnp.array(np.zeros(leaf.shape, leaf.dtype)), shapes)
+        return Cohort(boxes, own, state, group.static_key())
 
-    def _named(self, names: Iterable[str]) -> list[tuple[str, Parameter]]:
-        all_names = [n for i in range(len(self.param_groups)) for n in self._group_names(i)]
-        boxes = [box for group in self.param_groups for box in group["params"]]
-        named = dict(zip(all_names, boxes, strict=True))
-        return [(name, named[name]) for name in names]
+    def _boxes(self) -> list[Parameter]:
+        return [box for group in self.param_groups for box in group["params"]]
 
-    def _group_names(self, number: int) -> list[str]:
+    def _keys(self, number: int) -> dict[int, str]:
+        """Return the names of a group's parameters, by identity, that its optax state is a dict by."""
         group = self.param_groups[number]
-        first = sum(len(g["params"]) for g in self.param_groups[:number])
-        return group.get("param_names") or [str(first + i) for i in range(len(group["params"]))]
+        names = group.get("param_names") or ()
+        if len(set(names)) != len(group["params"]):
+            first = sum(len(g["params"]) for g in self.param_groups[:number])
+            names = [str(first + i) for i in range(len(group["params"]))]
+        return dict(zip(map(id, group["params"]), names, strict=True))
 
-    def _names(self) -> dict[str, Parameter] | None:
-        if "param_names" not in self.param_groups[0]:
-            return None
-        return {n: p for g in self.param_groups for n, p in zip(g["param_names"], g["params"], strict=True)}
+    def _names(self) -> dict[str, Parameter]:
+        """Return the parameters by the names that the optimizer was given, as far as these are unique."""
+        names: dict[str, Parameter] = {}
+        again = set()
+        for group in self.param_groups:
+            for name, box in zip(group.get("param_names") or (), group["params"], strict=False):
+                again |= {name} & names.keys()
+                names[name] = box
+        return {name: box for name, box in names.items() if name not in again}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the ``.grad`` of every parameter to ``None``, or to zeros."""
@@ -264,55 +267,61 @@ class Optimizer(Stateful):
         for number, (group, cohorts) in enumerate(zip(self.param_groups, self._cohorts, strict=True)):
             cells += [(f"param_groups[{number}].{name}", cell) for name, cell in group.cells()]
             for cohort in cohorts:
-                cells += [(f"state[{number}].{owner or ''}.{field}", c) for field, owner, c in cohort.leaves()]
+                leaves = zip(cohort.leaves, cohort.cells, strict=True)
+                cells += [(f"state[{number}].{owner or ''}.{field}", cell) for (field, owner), cell in leaves]
         return cells
 
     def _scan(self, scan: Scan, path: str) -> Any:
         if not local.frames:
-            trainable = {id(box) for group in self.param_groups for box in group["params"] if box.requires_grad}
-            before = epoch.count
-            self._partition(trainable)
-            epoch.count = before  # a partition made while scanning is part of the structure being read
+            trainable = {id(box) for box in self._boxes() if box.requires_grad}
+            if not self._is_aligned(trainable):
+                before = epoch.count
+                self._arrange(trainable)
+                epoch.count = before  # an arrangement made while scanning is part of the structure being read
         boxes = [
-            [scan.stateful(box, name) for box, name in zip(group["params"], self._group_names(i), strict=True)]
+            [scan.stateful(box, name) for box, name in zip(group["params"], self._keys(i).values(), strict=True)]
             for i, group in enumerate(self.param_groups)
         ]
-        cohorts = [[tuple(scan.ordinal[id(b)] for b in c.boxes) for c in cohorts] for cohorts in self._cohorts]
+        cohorts = [
+            [(tuple(scan.ordinal[id(b)] for b in c.boxes), tuple(c.names), c.treedef) for c in cohorts]
+            for cohorts in self._cohorts
+        ]
         for name, cell in self._cells():
             scan.stateful(cell, name)
-        trees = [cohort.treedef for cohorts in self._cohorts for cohort in cohorts]
         return (
             Same(self.transformation) if self.transformation is not None else None,
             tuple(map(tuple, boxes)),
             tuple(map(tuple, cohorts)),
-            tuple(group.static() for group in self.param_groups),
+            tuple(group.static_key() for group in self.param_groups),
             tuple(tuple(name for name, _ in group.cells()) for group in self.param_groups),
-            tuple(trees),
         )
 
     @property
     def state(self) -> dict[Parameter, dict[str, Any]]:
-        """The state of every parameter that has any, under torch's names."""
+        """The state of every parameter that has any, under torch's names; a copy, which is not written to."""
         state: dict[Parameter, dict[str, Any]] = {}
-        for cohorts in self._cohorts:
-            for cohort in cohorts:
-                shared = {}
-                own: dict[str, dict[str, Any]] = {name: {} for name in cohort.names}
-                for field, owner, cell in cohort.leaves():
-                    (shared if owner is None else own[owner])[self.fields.get(field, field)] = cell.value
-                for box, name in zip(cohort.boxes, cohort.names, strict=True):
-                    state[box] = self._export({**shared, **own[name]})
+        for cohort in (cohort for cohorts in self._cohorts for cohort in cohorts):
+            for box, own in zip(cohort.boxes, cohort.of_each(), strict=True):
+                if own and not self._is_before_first_step(own):
+                    state[box] = self._export(own)
         return state
+
+    def _is_before_first_step(self, state: Mapping[str, Any]) -> bool:
+        count = state.get(self.counter, 1)
+        return self.transformation is None and not isinstance(count, Tracer) and int(count) == 0
 
     def _export(self, state: dict[str, Any]) -> dict[str, Any]:
         """Return one parameter's state in torch's form."""
         return {k: jnp.asarray(v, jnp.float32) if k == "step" else v for k, v in state.items()}
 
+    def _import(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return one parameter's state as read from torch's form."""
+        return state
+
     def state_dict(self) -> dict[str, Any]:
         """Return ``{"state": ..., "param_groups": ...}`` in PyTorch's shape: parameters by number, arrays by name."""
-        boxes = [box for group in self.param_groups for box in group["params"]]
-        number = {id(box): i for i, box in enumerate(boxes)}
-        state = {number[id(box)]: own for box, own in self.state.items() if own}
+        number = {id(box): i for i, box in enumerate(self._boxes())}
+        state = {number[id(box)]: own for box, own in self.state.items()}
         groups = [
             {**{k: v for k, v in group.items() if k != "params"}, "params": [number[id(p)] for p in group["params"]]}
             for group in self.param_groups
@@ -333,71 +342,57 @@ class Optimizer(Stateful):
             raise ValueError(
                 "loaded state dict contains a parameter group that doesn't match the size of optimizer's group"
             )
-        fresh = [
-            ParamGroup({"params": own["params"], **{k: v for k, v in new.items() if k != "params"}}, self.switches)
-            for new, own in zip(groups, self.param_groups, strict=True)
-        ]
         cohorts = []
-        for i, (new, group) in enumerate(zip(groups, fresh, strict=True)):
-            cohorts.append(self._loaded(group, self._group_names(i), [state.get(n) for n in new["params"]]))
-        for own, group in zip(self.param_groups, fresh, strict=True):
-            own.update({k: v for k, v in group.items() if k != "params"})
+        for i, (new, own) in enumerate(zip(groups, self.param_groups, strict=True)):
+            group = self._group({**own.copy(), **new, "params": own["params"]})
+            cohorts.append(self._loaded(group, self._keys(i), [state.get(n) for n in new["params"]]))
+        for new, own in zip(groups, self.param_groups, strict=True):
+            own.update({k: v for k, v in new.items() if k != "params"})
         self._cohorts = cohorts
         epoch.count += 1
 
-    def _loaded(self, group: ParamGroup, names: list[str], states: list[Any]) -> list[_Cohort]:
+    def _loaded(self, group: ParamGroup, names: Mapping[int, str], states: Sequence[Any]) -> list[Cohort]:
         """Return the cohorts of a group: one for each history among the loaded states."""
-        histories: dict[Any, list[int]] = {}
-        for i, own in enumerate(states):
+        histories: dict[Any, dict[int, dict[str, Any]]] = {}
+        for box, state in zip(group["params"], states, strict=True):
+            own = {k: v for k, v in (state or {}).items() if v is not None}
             if own:
-                scalars = {k: v for k, v in own.items() if np.ndim(_concrete(v)) == 0 and v is not None}
-                shared = tuple(sorted((k, float(_concrete(v))) for k, v in scalars.items() if k == "step"))
-                histories.setdefault(shared, []).append(i)
+                count = float(to_array(own["step"])) if "step" in own else None
+                histories.setdefault(count, {})[id(box)] = self._import(own)
         cohorts = []
         for members in histories.values():
-            boxes = [group["params"][i] for i in members]
-            own_names = [names[i] for i in members]
-            values = {n: jax.ShapeDtypeStruct(b.shape, b.dtype) for n, b in zip(own_names, boxes, strict=True)}
-            cohort = _Cohort(boxes, own_names, self._zeros(group, values))
-            of = {name: self._import(states[i]) for name, i in zip(own_names, members, strict=True)}
-            for field, owner, cell in cohort.leaves():
-                key = self.fields.get(field, field)
-                source = of[owner if owner is not None else own_names[0]]
-                cell.value = _fitted(source.get(key), cell.value, f"{key} of parameter {owner or own_names[0]}")
-            cohorts.append(cohort)
+            cohort = self._fresh(group, names, set(members))
+            sources = {names[i]: own for i, own in members.items()}
+            arrays = {}
+            for (field, owner), cell in zip(cohort.leaves, cohort.cells, strict=True):
+                name = owner or cohort.names[0]
+                arrays[field, owner] = _fitted(sources[name], field, name, cell.value)
+            used = {field for field, _ in arrays}
+            for name, own in sources.items():
+                arrays |= {(k, name): copy_array(to_array(v)) for k, v in own.items() if k not in used}
+            cohorts.append(cohort.take(arrays))
         return cohorts
 
-    def _import(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return one parameter's state as read from torch's form."""
-        return state
-
     def __repr__(self) -> str:
-        lines = [f"{type(self).__name__} ("]
+        text = f"{type(self).__name__} ("
         for i, group in enumerate(self.param_groups):
-            lines.append(f"Parameter Group {i}")
-            lines += [f"    {key}: {group[key]}" for key in sorted(group) if key not in ("params", "param_names")]
-        return "\n".join([*lines, ")"])
+            lines = "".join(f"    {key}: {group[key]}\n" for key in sorted(group) if key != "params")
+            text += f"\nParameter Group {i}\n{lines}"
+        return f"{text})"
 
 
-def _is_traced_setting(value: Any) -> bool:
-    return isinstance(value, jax.Array) or (isinstance(value, tuple) and any(map(_is_traced_setting, value)))
-
-
-def _numbers(value: Any) -> Any:
-    return value
-
-
-def _concrete(value: Any) -> Any:
-    return np.asarray(to_array(value)) if value is not None else None
-
-
-def _fitted(value: Any, like: Any, what: str) -> Any:
-    """Return a loaded array in the dtype of the state it replaces; zeros where torch has none yet."""
-    if value is None:
-        return like
-    array = to_array(value)
+def _fitted(source: Mapping[str, Any], field: str, name: str, like: Any) -> Any:
+    """Return a loaded array in the dtype of the state it replaces."""
+    if field not in source:
+        raise ValueError(
+            f"loaded state dict has no {field!r} for parameter {name}, only {', '.join(map(repr, source))}:"
+            " is it that of another optimizer?"
+        )
+    array = to_array(source[field])
     if array.shape != like.shape:
-        raise RuntimeError(f"{what} has shape {array.shape} in the loaded state dict, expected {like.shape}")
+        raise RuntimeError(
+            f"{field} of parameter {name} has shape {array.shape} in the loaded state dict, expected {like.shape}"
+        )
     return copy_array(array.astype(like.dtype) if array.dtype != like.dtype else array)
 
 
@@ -419,9 +414,12 @@ def _listed(params: Any) -> tuple[list[Parameter], list[str] | None]:
     boxes = [item[1] if isinstance(item, tuple) else item for item in items]
     for box in boxes:
         if not isinstance(box, Parameter):
-            raise TypeError(f"optimizer can only optimize Parameters, but one of the params is {type(box).__name__}")
+            raise TypeError(
+                f"optimizer can only optimize Tensors, but one of the params is {type(box).__name__}"
+                " (expected nn.Parameter, which keeps its array in a box)"
+            )
     if len({id(box) for box in boxes}) < len(boxes):
-        raise ValueError("some parameters appear more than once in the parameter list of a group")
+        raise ValueError("optimizer contains a parameter group with duplicate parameters")
     return boxes, [item[0] for item in items] if all(named) and items else None
 
 
@@ -434,8 +432,26 @@ def _new_values(
     return optax.apply_updates(values, updates), state
 
 
+class _Key:
+    """The static settings of a group as the key of a cache."""
+
+    def __init__(self, group: ParamGroup) -> None:
+        self.settings = group.static()
+        self._frozen = group.static_key()
+
+    def __hash__(self) -> int:
+        return hash(self._frozen)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self._frozen == other._frozen
+
+
 @functools.lru_cache(maxsize=256)
-def _compiled(rule: Any, owner: Any, static: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
+def _compiled(rule: Callable[..., Any] | weakref.WeakMethod[Any], static: _Key) -> Callable[..., Any]:
     """Return the update for eager steps: one compiled program for each kind of group."""
-    chosen = rule if rule is not None else lambda **_: owner
-    return jax.jit(lambda arrays, grads, state, values: _new_values(chosen, dict(static), arrays, grads, state, values))
+
+    def update(*args: Any) -> tuple[Any, Any]:
+        found: Any = rule() if isinstance(rule, weakref.WeakMethod) else rule
+        return _new_values(found, static.settings, *args)
+
+    return jax.jit(update)

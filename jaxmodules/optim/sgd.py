@@ -6,26 +6,26 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxmodules.optim._groups import check_flags, check_number, is_off
 from jaxmodules.optim.optimizer import Optimizer
 
 
-class _DampedTraceState(NamedTuple):
+class _MomentumState(NamedTuple):
     count: Any
-    trace: Any
+    momentum_buffer: Any
 
 
-def _damped_trace(decay: Any, dampening: Any, nesterov: bool) -> optax.GradientTransformation:
+def _momentum(decay: Any, dampening: Any, nesterov: bool) -> optax.GradientTransformation:
     """Accumulate as ``optax.trace`` does, but damp every gradient after the first, as PyTorch does."""
 
-    def init(params: Any) -> _DampedTraceState:
-        return _DampedTraceState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
+    def init(params: Any) -> _MomentumState:
+        return _MomentumState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
 
-    def update(updates: Any, state: _DampedTraceState, params: Any = None) -> tuple[Any, _DampedTraceState]:
-        weight = jnp.where(state.count == 0, 1, 1 - dampening)
-        trace = jax.tree.map(lambda g, t: (decay * t + weight * g).astype(t.dtype), updates, state.trace)
-        if nesterov:
-            updates = jax.tree.map(lambda g, t: g + decay * t, updates, trace)
-        return updates if nesterov else trace, _DampedTraceState(optax.safe_increment(state.count), trace)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        weight = 1 if is_off(dampening) else jnp.where(state.count == 0, 1, 1 - dampening)
+        buffer = jax.tree.map(lambda g, b: (decay * b + weight * g).astype(b.dtype), updates, state.momentum_buffer)
+        updates = jax.tree.map(lambda g, b: g + decay * b, updates, buffer) if nesterov else buffer
+        return updates, _MomentumState(optax.safe_increment(state.count), buffer)
 
     return optax.GradientTransformation(init, update)
 
@@ -50,6 +50,7 @@ class SGD(Optimizer):
 
     Raises:
         ValueError: if a setting is out of range.
+        RuntimeError: if flags exclude each other.
 
     Examples:
         >>> import jaxmodules as jm
@@ -59,7 +60,7 @@ class SGD(Optimizer):
     """
 
     switches = frozenset({"momentum", "dampening", "weight_decay"})
-    fields = {"trace": "momentum_buffer"}
+    counter = "count"
 
     def __init__(
         self,
@@ -75,6 +76,8 @@ class SGD(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
+        check_flags(fused=fused, foreach=foreach, differentiable=differentiable)
+        check_number(lr, "lr")
         if lr < 0.0:
             raise ValueError(f"Invalid learning rate: {lr}")
         if momentum < 0.0:
@@ -96,8 +99,8 @@ class SGD(Optimizer):
         }
         super().__init__(params, settings)
 
+    @staticmethod
     def rule(  # type: ignore[override]
-        self,
         *,
         lr: Any,
         momentum: Any,
@@ -107,18 +110,13 @@ class SGD(Optimizer):
         **_: Any,
     ) -> optax.GradientTransformation:
         """Return the optax transformation for a group's settings."""
-        parts = [] if _is_off(weight_decay) else [optax.add_decayed_weights(weight_decay)]
-        if not _is_off(momentum):
-            damped = not _is_off(dampening)
-            parts.append(_damped_trace(momentum, dampening, nesterov) if damped else optax.trace(momentum, nesterov))
+        parts = [] if is_off(weight_decay) else [optax.add_decayed_weights(weight_decay)]
+        if not is_off(momentum):
+            parts.append(_momentum(momentum, dampening, nesterov))
         return optax.chain(*parts, optax.scale_by_learning_rate(lr))
 
     def _export(self, state: dict[str, Any]) -> dict[str, Any]:
         return {k: v for k, v in state.items() if k != "count"}
 
     def _import(self, state: dict[str, Any]) -> dict[str, Any]:
-        return {**state, "count": None if state.get("momentum_buffer") is None else jnp.ones([], jnp.int32)}
-
-
-def _is_off(setting: Any) -> bool:
-    return isinstance(setting, int | float) and setting == 0
+        return {**state, "count": 1} if "momentum_buffer" in state else state

@@ -26,19 +26,21 @@ class Changes:
     last. ``has_refs`` tells that the output refers to the caller's own objects.
     """
 
-    __slots__ = ("drew", "gradients", "has_refs", "slots", "values")
+    __slots__ = ("drew", "gradients", "has_refs", "slots", "static", "touches_more", "values")
 
     def __init__(
         self,
         static: tuple[tuple[int, ...], tuple[tuple[int, bool], ...], bool, bool],
         values: Sequence[Any],
     ) -> None:
+        self.static = static
         self.slots, self.gradients, self.drew, self.has_refs = static
+        self.touches_more = bool(self.gradients or self.drew)  # than slots
         self.values = values
 
     def tree_flatten(self) -> tuple[Sequence[Any], tuple[Any, ...]]:
         """Split into arrays and static indices."""
-        return self.values, (self.slots, self.gradients, self.drew, self.has_refs)
+        return self.values, self.static
 
     @classmethod
     def tree_unflatten(cls, static: Any, values: Sequence[Any]) -> "Changes":
@@ -59,6 +61,20 @@ class Ref:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Ref) and (self.root, self.path) == (other.root, other.path)
+
+
+@jax.tree_util.register_static
+class Static:
+    """A static argument: part of what a function is compiled for."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return hash((type(self.value), self.value))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Static) and type(self.value) is type(other.value) and self.value == other.value
 
 
 class Call:
@@ -96,7 +112,8 @@ class Call:
         """Return args and kwargs with ``leaves`` for the arrays."""
         arrays = iter(leaves)
         filled = [next(arrays) if hole is None else hole() for hole in self.holes]
-        return jax.tree_util.tree_unflatten(self.treedef, filled)
+        args, kwargs = jax.tree_util.tree_unflatten(self.treedef, filled)
+        return tuple(map(_unwrapped, args)), {name: _unwrapped(value) for name, value in kwargs.items()}
 
     def run(
         self,
@@ -164,10 +181,14 @@ class Call:
         return jax.tree_util.tree_unflatten(treedef, [resolve(leaf) for leaf in leaves])
 
 
+def _unwrapped(value: Any) -> Any:
+    return value.value if isinstance(value, Static) else value
+
+
 def commit(structure: Structure, changes: Changes) -> None:
     """Write back what a function changed; if that would leak a tracer, write nothing and raise."""
     values = list(changes.values)
-    key = values.pop() if changes.drew else None
+    key = values.pop() if changes.drew else ()
     split = len(changes.slots)
     arrays = iter(values[split:])
     boxes = structure.parameters if changes.gradients else []

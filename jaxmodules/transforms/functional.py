@@ -43,56 +43,70 @@ def functionalize(net: Module) -> tuple[Callable[..., Any], Arrays, Arrays]:
     """
     if not isinstance(net, Module):
         raise TypeError(f"expected a Module, got {net!r}")
-    params, state = _split(net)
+    label(net)
 
     def apply(params: Arrays, state: Arrays, /, *args: Any, rng: Any = None, **kwargs: Any) -> tuple[Any, Arrays]:
-        structure, places = _places(net)
-        own_params, own_state = _split(net)
-        _check_names("params", params, own_params)
-        _check_names("state", state, own_state)
-        values = structure.read()
-        for name, array in {**params, **state}.items():
-            values[places[name]] = unbox(array)
-        with bound(structure, values), nullcontext() if rng is None else fork_rng(rng):
+        layout = _layout(net)
+        values = layout.structure.read()
+        layout.check("params", params, layout.params, values)
+        layout.check("state", state, layout.state, values)
+        for name, array in (*params.items(), *state.items()):
+            values[layout.places[name]] = unbox(array)
+        with bound(layout.structure, values), nullcontext() if rng is None else fork_rng(rng):
             out = jax.tree.map(unbox, net(*args, **kwargs), is_leaf=lambda x: isinstance(x, Parameter))
-            after = structure.read()
-            return out, {name: after[places[name]] for name in state}
+            after = layout.structure.read()
+            return out, {name: after[layout.places[name]] for name in state}
 
+    layout = _layout(net)
+    values = layout.structure.read()
+    params = {name: values[layout.places[name]] for name in layout.params}
+    state = {name: values[layout.places[name]] for name in layout.state}
     return apply, params, state
 
 
-def _split(net: Module) -> tuple[Arrays, Arrays]:
-    named = dict(net.named_parameters())
-    label(net)
-    params = {name: p.value for name, p in named.items() if p.requires_grad}
-    frozen = {name: p.value for name, p in named.items() if not p.requires_grad}
-    return params, {**frozen, **dict(net.named_buffers())}
+class _Layout:
+    """Which slot of a module's structure each name stands for."""
+
+    def __init__(self, net: Module, structure: Structure) -> None:
+        self.structure = structure
+        index = {place: i for i, place in enumerate(structure.places)}
+        boxes = dict(net.named_parameters(remove_duplicate=False))
+        self.places = {name: index[id(box)] for name, box in boxes.items()}
+        for path, module in net.named_modules(remove_duplicate=False):
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    self.places[f"{path}.{name}" if path else name] = index[(id(module._buffers), name)]
+        named = dict(net.named_parameters())
+        self.params = [name for name, box in named.items() if box.requires_grad]
+        frozen = [name for name, box in named.items() if not box.requires_grad]
+        self.state = [*frozen, *(name for name, _ in net.named_buffers())]
+
+    def check(self, what: str, given: Mapping[str, Any], names: Sequence[str], values: Sequence[Any]) -> None:
+        """Raise unless ``given`` has an array of the right shape for each name."""
+        problems = []
+        if missing := [name for name in names if name not in given]:
+            problems.append(f"missing {', '.join(missing)}")
+        if unexpected := sorted(given.keys() - set(names)):
+            problems.append(f"unexpected {', '.join(unexpected)}")
+        problems += self.misfits({name: given[name] for name in names if name in given}, values)
+        if problems:
+            raise RuntimeError(f"{what} does not fit the module: " + "; ".join(problems))
+
+    def misfits(self, given: Mapping[str, Any], values: Sequence[Any]) -> list[str]:
+        """Say of which arrays the shape is wrong."""
+        problems = []
+        for name, array in given.items():
+            shape, expected = tuple(jnp.shape(unbox(array))), tuple(values[self.places[name]].shape)
+            if shape != expected:
+                problems.append(f"{name} has shape {shape}, expected {expected}")
+        return problems
 
 
-def _places(net: Module) -> tuple[Structure, dict[str, int]]:
-    """Return the structure and, for every name (also those of tied parameters), its slot."""
+def _layout(net: Module) -> _Layout:
     structure = structure_of(net)
-    index = {place: i for i, place in enumerate(structure.places)}
-    places = {name: index[id(p)] for name, p in net.named_parameters(remove_duplicate=False)}
-    for path, module in net.named_modules(remove_duplicate=False):
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                places[f"{path}.{name}" if path else name] = index[(id(module._buffers), name)]
-    return structure, places
-
-
-def _check_names(what: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    problems = []
-    if missing := [name for name in own if name not in given]:
-        problems.append(f"missing {', '.join(missing)}")
-    if unexpected := [name for name in given if name not in own]:
-        problems.append(f"unexpected {', '.join(unexpected)}")
-    for name in own.keys() & given.keys():
-        shape, expected = tuple(jnp.shape(unbox(given[name]))), tuple(own[name].shape)
-        if shape != expected:
-            problems.append(f"{name} has shape {shape}, expected {expected}")
-    if problems:
-        raise RuntimeError(f"{what} does not fit the module: " + "; ".join(sorted(problems)))
+    if structure.layout is None:
+        structure.layout = _Layout(net, structure)
+    return structure.layout
 
 
 def update(net: Module, params: Mapping[str, Any], state: Mapping[str, Any] | None = None) -> Module:
@@ -109,16 +123,14 @@ def update(net: Module, params: Mapping[str, Any], state: Mapping[str, Any] | No
     Raises:
         RuntimeError: naming every array that is unknown or has another shape; the module is left as it was.
     """
-    structure, places = _places(net)
+    layout = _layout(net)
     arrays = {name: to_array(unbox(array)) for name, array in {**params, **(state or {})}.items()}
-    own = structure.read()
-    problems = [f"unexpected {name}" for name in arrays if name not in places]
-    for name, array in arrays.items():
-        if name in places and array.shape != own[places[name]].shape:
-            problems.append(f"{name} has shape {array.shape}, expected {own[places[name]].shape}")
+    problems = [f"unexpected {name}" for name in sorted(arrays.keys() - layout.places.keys())]
+    known = {name: array for name, array in arrays.items() if name in layout.places}
+    problems += layout.misfits(known, layout.structure.read())
     if problems:
-        raise RuntimeError("these arrays do not fit the module: " + "; ".join(sorted(problems)))
-    structure.assign([places[name] for name in arrays], list(arrays.values()))
+        raise RuntimeError("these arrays do not fit the module: " + "; ".join(problems))
+    layout.structure.assign([layout.places[name] for name in arrays], list(arrays.values()))
     return net
 
 
@@ -150,7 +162,8 @@ def functional_call(
         TypeError: if ``parameter_and_buffer_dicts`` is neither a dict nor a sequence of dicts.
     """
     given = _merge(parameter_and_buffer_dicts)
-    structure, places = _places(module)
+    layout = _layout(module)
+    structure, places = layout.structure, layout.places
     if strict:
         _check_strict(given, places, module)
     chosen: dict[int, tuple[str, Any]] = {}

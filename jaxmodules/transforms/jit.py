@@ -21,75 +21,51 @@ from jaxmodules._tracked import set_item
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import copy_array
 from jaxmodules.random import current_generator
-from jaxmodules.state import lock, wait
-from jaxmodules.transforms._call import Call, Changes, commit, is_stateful
+from jaxmodules.state import lock, swapped, wait
+from jaxmodules.transforms._call import Call, Changes, Static, commit, is_stateful
 
 _leaf_types: set[type] = {bool, int, float, complex}  # array types join when they are first seen
 _running = threading.local()
+adoptions = [0]  # how often cells have moved into an arena
 _NEVER = object()
 
 
-class _DonatedTooMuch(BaseException):
-    """A program traced for new shapes writes other slots than those it was told to donate."""
+class _Varies(BaseException):
+    """A program traced for new shapes or dtypes writes other slots than it did before."""
 
 
-_SIGNALS = (GradsTouched, StructureMoves, _DonatedTooMuch)
-
-
-@jax.tree_util.register_static
-class _Static:
-    """A static argument: part of what a function is compiled for."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __hash__(self) -> int:
-        return hash((type(self.value), self.value))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Static) and type(self.value) is type(other.value) and self.value == other.value
+_SIGNALS = (GradsTouched, StructureMoves, _Varies)
 
 
 class _Program:
-    """What is compiled for one structure: a ``jax.jit`` function of key, slots, gradients and arrays."""
+    """What is compiled for one structure: a ``jax.jit`` function of key, slots, gradients and arrays.
+
+    It returns the output and the arrays to write back; ``changes``, which slots these belong to, is the same for
+    every trace (a function for which it is not gets a program for each combination of shapes).
+    """
 
     def __init__(self, name: str, donate: bool, options: dict[str, Any]) -> None:
-        def traced(*flat: Any) -> tuple[Any, Changes]:
-            return _run_traced(self, flat)
+        def traced(*flat: Any) -> tuple[Any, Sequence[Any]]:
+            out, changes = _running.plan.run(flat)
+            if self.changes is not None and changes.static != self.changes.static:
+                raise _Varies
+            self.changes = Changes(changes.static, ())
+            return out, changes.values
 
         traced.__name__ = traced.__qualname__ = name
         self._traced = traced
         self._options = options
-        self._donating: dict[tuple[int, ...], Any] = {}
-        self.donated: tuple[int, ...] | None = None
+        self.changes: Changes | None = None
+        self.donated: tuple[int, ...] = ()
         self.jitted: Any = None if donate else jax.jit(traced, **options)
 
     def build(self, flat: Sequence[Any], plan: "_Plan") -> Any:
         """Find out what the function writes, and return it compiled to reuse exactly that memory."""
-        self.donated = None
-        _, changes = jax.jit(self._traced, **self._options).eval_shape(*flat)
-        self.donated = plan.written_arguments(changes)
-        if self.donated not in self._donating:
-            self._donating[self.donated] = jax.jit(self._traced, donate_argnums=self.donated, **self._options)
-        self.jitted = self._donating[self.donated]
+        jax.jit(self._traced, **self._options).eval_shape(*flat)
+        assert self.changes is not None
+        self.donated = plan.written_arguments(self.changes)
+        self.jitted = jax.jit(self._traced, donate_argnums=self.donated, **self._options)
         return self.jitted
-
-
-def _run_traced(program: _Program, flat: Sequence[Any]) -> tuple[Any, Changes]:
-    plan = _running.plan
-    slots = 1 + len(plan.structure)
-    grads_end = slots + plan.gradient_count
-    out, changes = plan.call.run(
-        plan.structure,
-        flat[1:slots],
-        flat[grads_end:],
-        key=flat[0],
-        lifts=True,
-        gradients=plan.spread(flat[slots:grads_end]) if plan.uses_grads else None,
-    )
-    if program.donated is not None and not set(program.donated) <= set(plan.written_arguments(changes)):
-        raise _DonatedTooMuch
-    return out, changes
 
 
 class _Plan:
@@ -109,9 +85,12 @@ class _Plan:
         self.mask = self.gradient_mask()
         self.gradient_count = sum(self.mask)
         self.program: _Program
-        self.written: Any = None
+        self.arena: list[Any] = [None]  # key and cells, once they have moved there
+        self.adoptions = -1
+        self.written: Changes | None = None
         self.write_cells: list[Any] = []
         self.write_items: list[Any] = []
+        self.runs: list[tuple[slice, slice]] = []
 
     def match(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any] | None:
         """Return the arrays among the arguments if this plan still fits them, else ``None``."""
@@ -120,7 +99,7 @@ class _Plan:
         if kwargs:
             args = (*args, *[kwargs.get(name, _NEVER) for name in self.names])
         leaves: list[Any] = []
-        for arg, spec in zip(args, self.specs, strict=True):
+        for arg, spec in zip(args, self.specs):  # noqa: B905 (equal lengths, and this is the hot path)
             if spec is None:
                 if type(arg) not in _leaf_types and not isinstance(arg, Tracer):
                     return None
@@ -128,7 +107,7 @@ class _Plan:
             elif type(spec) is weakref.ref:
                 if spec() is not arg:
                     return None
-            elif type(spec) is _Static:
+            elif type(spec) is Static:
                 if type(arg) is not type(spec.value) or arg != spec.value:
                     return None
             else:
@@ -139,7 +118,9 @@ class _Plan:
         for get, ref in self.watches:
             if get() is not ref():
                 return None
-        return leaves if self.fits() else None
+        if (self.structure.volatile or self.uses_grads) and not self.fits():
+            return None
+        return leaves
 
     def fits(self) -> bool:
         """Tell whether what can change without moving the epoch has not."""
@@ -163,24 +144,52 @@ class _Plan:
         arrays = iter(gradients)
         return [next(arrays) if there else None for there in self.mask]
 
+    def run(self, flat: Sequence[Any]) -> tuple[Any, Changes]:
+        """Run the function on the arrays that a program is traced with."""
+        slots = 1 + len(self.structure)
+        grads_end = slots + self.gradient_count
+        gradients = self.spread(flat[slots:grads_end]) if self.uses_grads else None
+        return self.call.run(
+            self.structure, flat[1:slots], flat[grads_end:], key=flat[0], lifts=True, gradients=gradients
+        )
+
     def read(self) -> list[Any]:
         """Return the key, the slots and the gradients as they are."""
-        generator = current_generator()
-        key = generator._key._value
-        if isinstance(key, np.ndarray):
-            key = generator._key._value = jax.numpy.asarray(key)
-        structure = self.structure
-        flat = [key]
-        locked = lock.acquire(False) or wait(structure)
-        try:
-            flat += [cell._value for cell in structure.cells]
-            flat += [buffers[name] for buffers, name in structure.items]
-            if self.uses_grads:
-                flat += [box._grad for box in self.boxes if box._grad is not None]
-        finally:
-            if locked:
-                lock.release()
+        cell = current_generator()._key
+        key = cell._store[cell._index]
+        if type(key) is np.ndarray:
+            key = cell._value = jax.numpy.asarray(key)
+        structure, arena = self.structure, self.arena
+        if arena[0] is not None and not swapped and not self.uses_grads:
+            arena[0] = key
+            if not structure.items:
+                return arena
+            locked = lock.acquire(False) or wait(structure)
+            flat = arena + [buffers[name] for buffers, name in structure.items]
+        else:
+            locked = lock.acquire(False) or wait(structure)
+            flat = [key, *structure.read()]
+            flat += [box._grad for box in self.boxes if box._grad is not None]
+        if locked:
+            lock.release()
         return flat
+
+    def adopt(self) -> None:
+        """Move the cells into one list of this plan's."""
+        adoptions[0] += 1
+        arena: list[Any] = [True]
+        for index, cell in enumerate(self.structure.cells, 1):
+            store = cell._store
+            arena.append(store[cell._index])
+            store[0] = store[cell._index] = None  # no whole arena any more
+            cell._store, cell._index = arena, index
+        self.arena = arena
+
+    def __del__(self) -> None:
+        arena = self.arena
+        for cell in self.structure.cells:
+            if cell._store is arena:
+                cell._store, cell._index = [None, arena[cell._index]], 1
 
     def written_arguments(self, changes: Changes) -> tuple[int, ...]:
         """Return the positions, among the program's arguments, of what it writes."""
@@ -189,28 +198,50 @@ class _Plan:
         overwritten = [first + order.index(i) for i, _ in changes.gradients if self.mask[i]]
         return (*[0] * changes.drew, *(1 + i for i in changes.slots), *overwritten)
 
-    def write_back(self, changes: Changes) -> None:
+    def write_back(self, changes: Changes, values: Sequence[Any]) -> None:
         """Put what the program changed back into the objects."""
+        if changes is not self.written:
+            self._prepare_writing(changes)
+        arena = self.arena
+        if changes.touches_more or swapped or is_tracing():
+            with lock:
+                commit(self.structure, Changes(changes.static, values))
+            return
+        if self.write_items or arena[0] is None:
+            self._write_separately(values)
+        if arena[0] is not None:
+            for there, here in self.runs:
+                arena[there] = values[here]
+
+    def _write_separately(self, values: Sequence[Any]) -> None:
+        """Write what is not in the arena: buffers, and cells that another plan's arena or none holds."""
         locked = lock.acquire(False) or wait(self.structure)
         try:
-            if changes.gradients or changes.drew or is_tracing():
-                commit(self.structure, changes)
-                return
-            values = changes.values
-            if changes.slots is not self.written:
-                split = len(self.structure.cells)
-                self.write_cells = [self.structure.cells[i] for i in changes.slots if i < split]
-                self.write_items = [self.structure.items[i - split] for i in changes.slots if i >= split]
-                self.written = changes.slots
-            for cell, value in zip(self.write_cells, values, strict=False):
-                cell._value = value
-            if self.write_items:
-                rest = values[len(self.write_cells) :]
-                for (buffers, name), value in zip(self.write_items, rest, strict=True):
-                    set_item(buffers, name, value)
+            for (buffers, name), value in zip(self.write_items, values[len(self.write_cells) :], strict=True):
+                set_item(buffers, name, value)
+            if self.arena[0] is None and self.write_cells:
+                for cell, value in zip(self.write_cells, values, strict=False):
+                    cell._value = value
+                if self.adoptions == adoptions[0] and not swapped:  # the second time in a row
+                    self.adopt()
+                self.adoptions = adoptions[0]
         finally:
             if locked:
                 lock.release()
+
+    def _prepare_writing(self, changes: Changes) -> None:
+        split = len(self.structure.cells)
+        cells = [i for i in changes.slots if i < split]
+        self.write_cells = [self.structure.cells[i] for i in cells]
+        self.write_items = [self.structure.items[i - split] for i in changes.slots if i >= split]
+        self.runs = []
+        start = 0
+        for end in range(1, len(cells) + 1):  # neighbours are written as one slice
+            if end == len(cells) or cells[end] != cells[end - 1] + 1:
+                first = 1 + cells[start]
+                self.runs.append((slice(first, first + end - start), slice(start, end)))
+                start = end
+        self.written = changes
 
 
 class _Jitted:
@@ -226,6 +257,7 @@ class _Jitted:
         self._plans: dict[Any, _Plan] = {}
         self._programs: dict[Any, _Program] = {}
         self._uses_grads = False
+        self._varies = False
         self._last: _Plan | None = None
         self._methods: weakref.WeakKeyDictionary[Any, _Jitted] = weakref.WeakKeyDictionary()
 
@@ -234,23 +266,23 @@ class _Jitted:
         leaves = None if plan is None else plan.match(args, kwargs)
         if plan is None or leaves is None:
             plan, leaves = self._prepare(args, kwargs)
-        flat = plan.read()
-        flat += leaves
+        state = plan.read()
         program = plan.program
         _running.plan = plan
         try:
-            out, changes = (program.jitted or program.build(flat, plan))(*flat)
+            out, values = (program.jitted or program.build(state + leaves, plan))(*state, *leaves)
         except _SIGNALS as signal:
-            self._adapt(signal, program)
+            self._adapt(signal)
             return self(*args, **kwargs)
         except jax.errors.JaxRuntimeError as error:
-            if program.donated is None or "donate" not in str(error) or len({*map(id, flat)}) == len(flat):
+            if "donate" not in str(error) or len({*map(id, state), *map(id, leaves)}) == len(state) + len(leaves):
                 raise
-            out, changes = program.jitted(*_unshared(flat, program.donated))
+            out, values = program.jitted(*_unshared([*state, *leaves], program.donated))
         finally:
             _running.plan = None
-        if changes.values or changes.gradients:
-            plan.write_back(changes)
+        changes = program.changes
+        if values or changes.gradients:
+            plan.write_back(changes, values)
         return plan.call.restore(out, plan.structure) if changes.has_refs else out
 
     def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[_Plan, list[Any]]:
@@ -259,13 +291,16 @@ class _Jitted:
         call = Call(self.__wrapped__, args, kwargs)
         key = (_hashable(call.treedef), call.root_ids, tuple(hole is not None and id(hole()) for hole in call.holes))
         plan = self._plans.get(key)
+        if self._varies:
+            key = (*key, *map(_aval, call.leaves))
+            plan = None
         if plan is None or plan.uses_grads != self._uses_grads or not plan.structure.fresh() or not plan.fits():
             _check_leaves(args, kwargs)
             names = tuple(sorted(kwargs))
             specs = [_spec(arg) for arg in (*args, *(kwargs[name] for name in names))]
             plan = _Plan(call, specs, names, self._uses_grads)
             _, _, donate, options = self._settings
-            program_key = plan.key
+            program_key = (plan.key, *map(_aval, [*plan.read(), *call.leaves])) if self._varies else plan.key
             if program_key not in self._programs:
                 name = getattr(self.__wrapped__, "__name__", type(self.__wrapped__).__name__)
                 self._programs[program_key] = _Program(name, donate, options)
@@ -273,27 +308,30 @@ class _Jitted:
             self._plans[key] = plan
             forget = functools.partial(_forget, weakref.ref(self), key)
             call.root_refs = [weakref.ref(root, forget) for root in call.roots]
-        self._last = plan
-        return plan, call.leaves
+        self._last = None if self._varies else plan
+        leaves, call.leaves = call.leaves, []  # a plan outlives the batch it was made for
+        return plan, leaves
 
     def _wrap_static(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self._static_nums or self._static_names:
             nums = {n % len(args) if n < 0 else n for n in self._static_nums} if args else ()
-            args = tuple(_Static(a) if i in nums else a for i, a in enumerate(args))
-            kwargs = {k: _Static(v) if k in self._static_names else v for k, v in kwargs.items()}
+            args = tuple(Static(a) if i in nums else a for i, a in enumerate(args))
+            kwargs = {k: Static(v) if k in self._static_names else v for k, v in kwargs.items()}
         return args, kwargs
 
-    def _adapt(self, signal: BaseException, program: _Program) -> None:
+    def _adapt(self, signal: BaseException) -> None:
         """Make the next try take account of what a trace has found."""
         self._last = None
         if isinstance(signal, GradsTouched):
+            if self._uses_grads:  # it is an outer function that has not bound them
+                raise signal
             self._uses_grads = True
+        elif isinstance(signal, _Varies):
+            self._varies = True
         elif isinstance(signal, StructureMoves):
             if local.frames:  # only where no trace is left can the objects be changed
                 raise signal
             signal.change()
-        else:
-            program.jitted = None
 
     def _stage(self, stage: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         plan, leaves = self._prepare(args, kwargs)
@@ -302,7 +340,7 @@ class _Jitted:
         try:
             return getattr(plan.program.jitted or plan.program.build(flat, plan), stage)(*flat)
         except _SIGNALS as signal:
-            self._adapt(signal, plan.program)
+            self._adapt(signal)
             return self._stage(stage, args, kwargs)
         finally:
             _running.plan = None
@@ -360,13 +398,17 @@ def _spec(arg: Any) -> Any:
     """Return what an argument has to be for a plan to fit again: ``None`` stands for an array."""
     if is_stateful(arg):
         return weakref.ref(arg)
-    if isinstance(arg, _Static):
+    if isinstance(arg, Static):
         return arg
     leaves, treedef = tree_flatten(arg, is_leaf=is_stateful)
     if any(map(is_stateful, leaves)):
         return _NEVER
     _leaf_types.update(type(leaf) for leaf in leaves if isinstance(leaf, jax.Array | np.ndarray | np.generic))
     return None if leaves and leaves[0] is arg else treedef
+
+
+def _aval(array: Any) -> tuple[Any, ...]:
+    return jax.numpy.shape(array), getattr(array, "dtype", type(array)), getattr(array, "weak_type", False)
 
 
 def _check_leaves(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -160,9 +160,7 @@ def _pad_pairs(
         if padding == "valid":
             return ((0, 0),) * len(kernel)
         if any(step != 1 for step in stride):
-            raise RuntimeError(
-                f"padding='same' is not supported for strided convolutions, got stride={list(stride)}"
-            )
+            raise RuntimeError(f"padding='same' is not supported for strided convolutions, got stride={list(stride)}")
         return same_padding(kernel, dilation)
     sizes = ntuple(padding, len(kernel), "padding")
     if min(sizes) < 0:

@@ -80,8 +80,7 @@ def _bilinear(input1: Array, input2: Array, weight: Array, bias: Array | None) -
 def _check_linear(input: Array, weight: Array, bias: Array | None) -> None:
     if input.ndim == 0 or weight.ndim == 0:
         raise RuntimeError(
-            "both arguments to linear need to be at least 1D, but they are"
-            f" {input.ndim}D and {weight.ndim}D"
+            f"both arguments to linear need to be at least 1D, but they are {input.ndim}D and {weight.ndim}D"
         )
     if weight.ndim > 2:
         raise RuntimeError(f"linear() expects a weight with <= 2 dimensions, but it is {weight.ndim}D")
@@ -132,6 +131,4 @@ def _check_bilinear(input1: Array, input2: Array, weight: Array, bias: Array | N
         ("bias", weight.shape[0] if bias is None else bias.shape[0], weight.shape[0]),
     ):
         if size != wanted:
-            raise RuntimeError(
-                f"bilinear(): {name} size does not match weight size: got {size} but expected {wanted}"
-            )
+            raise RuntimeError(f"bilinear(): {name} size does not match weight size: got {size} but expected {wanted}")

@@ -60,13 +60,13 @@ def batch_norm(
 
 def batch_norm_stats(
     input: ArrayLike,
-    running_mean: ArrayLike,
-    running_var: ArrayLike,
+    running_mean: ArrayLike | None,
+    running_var: ArrayLike | None,
     weight: ArrayLike | None = None,
     bias: ArrayLike | None = None,
     momentum: float | Array = 0.1,
     eps: float = 1e-5,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Array | None, Array | None]:
     r"""Normalise by the statistics of this batch and move the running ones towards them.
 
     .. math:: \hat\mu \leftarrow (1 - m)\,\hat\mu + m\,\mu, \qquad
@@ -75,7 +75,8 @@ def batch_norm_stats(
     Arguments are those of :func:`batch_norm`.
 
     Returns:
-        The output, the new running mean and the new running variance; no gradient flows through the last two.
+        The output, the new running mean and the new running variance (``None`` where none were given); no gradient
+        flows through the last two.
     """
     operands = _batch_norm_operands(input, running_mean, running_var, weight, bias, True, eps)
     return _batch_norm_train(*operands, momentum, eps)

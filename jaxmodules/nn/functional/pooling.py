@@ -76,8 +76,9 @@ def max_pool2d(
         >>> values.tolist(), indices.tolist()
         ([[[5.0, 7.0], [13.0, 15.0]]], [[[5, 7], [13, 15]]])
     """
-    pooled = _max_pool(as_array(input), kernel_size, stride, padding, dilation, ceil_mode, return_indices, rank=2)
-    return pooled if return_indices else pooled[0]
+    sizes = (kernel_size, stride, padding, dilation)
+    values, indices = _max_pool(as_array(input), *sizes, ceil_mode, return_indices, rank=2)
+    return values if indices is None else (values, indices)
 
 
 def avg_pool2d(
@@ -203,9 +204,7 @@ def _adaptive_avg_pool(input: Array, output_size: int | None | Sequence[int | No
     wanted = (output_size,) * rank if isinstance(output_size, int) else tuple(output_size)
     if len(wanted) != rank:
         raise RuntimeError(f"{name}: output_size must be {rank} values, got {output_size!r}")
-    sizes = tuple(
-        size if want is None else int(want) for want, size in zip(wanted, input.shape[-rank:], strict=True)
-    )
+    sizes = tuple(size if want is None else int(want) for want, size in zip(wanted, input.shape[-rank:], strict=True))
     if min(sizes) < 0:
         raise RuntimeError(
             f"{name}: elements of output_size must be greater than or equal to 0 but received {list(sizes)}"
@@ -257,15 +256,13 @@ def _largest_jvp(
     values = _largest(primals[0], kernel, stride, pairs, dilation)
     out = values.shape[values.ndim - len(kernel) :]
     window = (kernel, stride, pairs, dilation, out)
-    best = chosen = None
-    for number, part in enumerate(_shifted(lax.stop_gradient(primals[0]), _lowest(values.dtype), *window)):
-        if best is None:
-            best, chosen = part, jnp.zeros(values.shape, jnp.int8)
-        else:
-            better = (part > best) | (part != part)
-            best, chosen = jnp.where(better, part, best), jnp.where(better, jnp.int8(number), chosen)
+    candidates = _shifted(lax.stop_gradient(primals[0]), _lowest(values.dtype), *window)
+    best, chosen = next(candidates), jnp.zeros(values.shape, jnp.int8)
+    for number, part in enumerate(candidates, 1):
+        better = (part > best) | (part != part)
+        best, chosen = jnp.where(better, part, best), jnp.where(better, jnp.int8(number), chosen)
     parts = _shifted(tangents[0], np.zeros((), values.dtype), *window)
-    return values, sum(jnp.where(chosen == number, part, 0) for number, part in enumerate(parts))
+    return values, reduce(jnp.add, (jnp.where(chosen == number, part, 0) for number, part in enumerate(parts)))
 
 
 def _shifted(
@@ -277,9 +274,7 @@ def _shifted(
     for position in np.ndindex(kernel):
         starts = [place * gap for place, gap in zip(position, dilation, strict=True)]
         ends = [start + (size - 1) * step + 1 for start, size, step in zip(starts, out, stride, strict=True)]
-        yield lax.slice(
-            padded, (0,) * lead + tuple(starts), (*padded.shape[:lead], *ends), (1,) * lead + stride
-        )
+        yield lax.slice(padded, (0,) * lead + tuple(starts), (*padded.shape[:lead], *ends), (1,) * lead + stride)
 
 
 def _pick(input: Array, indices: Array, lead: int) -> Array:
@@ -427,9 +422,7 @@ def _check_input(input: Array, rank: int) -> None:
         )
 
 
-def _pad_pairs(
-    shape: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape, ceil_mode: bool
-) -> _Pairs:
+def _pad_pairs(shape: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape, ceil_mode: bool) -> _Pairs:
     """Return the padding that gives PyTorch's number of windows: with ``ceil_mode``, more at the end."""
     plane = shape[-len(kernel) :]
     pairs, windows = [], []
@@ -444,7 +437,5 @@ def _pad_pairs(
     if min(windows) < 1:
         channels = shape[-len(kernel) - 1]
         before, after = ("x".join(map(str, (channels, *sizes))) for sizes in (plane, windows))
-        raise RuntimeError(
-            f"Given input size: ({before}). Calculated output size: ({after}). Output size is too small"
-        )
+        raise RuntimeError(f"Given input size: ({before}). Calculated output size: ({after}). Output size is too small")
     return tuple(pairs)

@@ -1,5 +1,6 @@
 """Where an attribute of a module lives: parameters, buffers, children, or the plain ``__dict__``."""
 
+import functools
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -136,7 +137,7 @@ def _set_buffer(module: Any, name: str, value: Any) -> None:
         raise TypeError(f"cannot assign '{typename(value)}' as buffer '{name}' (nn.Buffer, jax.Array or None expected)")
     non_persistent = module.__dict__.get("_non_persistent_buffers_set", ())
     persistent = value.persistent if isinstance(value, Buffer) else name not in non_persistent
-    if "persistent" in inspect.signature(type(module).register_buffer).parameters:
+    if _takes_persistent(type(module).register_buffer):
         module.register_buffer(name, value, persistent)
     elif persistent:
         module.register_buffer(name, value)
@@ -145,6 +146,11 @@ def _set_buffer(module: Any, name: str, value: Any) -> None:
             "Registering a non-persistent buffer on a Module subclass that implements register_buffer() without the"
             " persistent argument is not allowed."
         )
+
+
+@functools.cache
+def _takes_persistent(register_buffer: Callable[..., None]) -> bool:
+    return "persistent" in inspect.signature(register_buffer).parameters
 
 
 def register_buffer(module: Any, name: str, tensor: Any, persistent: bool) -> None:

@@ -107,7 +107,7 @@ def converter(device: Any, dtype: Any) -> Callable[[Any], Any]:
     return convert
 
 
-def empty_like(array: Any, device: Any) -> Any:
-    """Return an array of the same shape and dtype with nothing of the old one's content."""
-    blank = jnp.array(np.empty(array.shape, array.dtype))
-    return blank if device is None else jax.device_put(blank, device)
+def emptier(device: Any) -> Callable[[Any], Any]:
+    """Return the function that replaces an array by an empty one of its shape and dtype on ``device``."""
+    target = parse_device(device)
+    return lambda array: jax.device_put(np.empty(array.shape, array.dtype), target)

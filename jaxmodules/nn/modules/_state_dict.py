@@ -164,7 +164,7 @@ class _Snapshot:
                         own[name] = value
             module._non_persistent_buffers_set = non_persistent
         for box, value, requires_grad in self.values:
-            box._value = value
+            box.value = value
             box.requires_grad = requires_grad
         for module, state in self.extra:
             module.set_extra_state(state)

@@ -3,18 +3,18 @@
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from jaxmodules._shapes import zeros
 from jaxmodules._typing import Array, DType
 from jaxmodules.nn import functional as F
 from jaxmodules.nn import init as initialisers
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import Parameter
+from jaxmodules.random import blank
 
 
 class _Elementwise(Module):
     """An activation without settings; subclasses name their function."""
 
-    _function: ClassVar[Callable[[Array], Array]]
+    _function: ClassVar[Callable[..., Array]]
 
     def forward(self, input: Array) -> Array:
         """Apply the function to every element of ``input``."""
@@ -130,7 +130,7 @@ class PReLU(Module):
         super().__init__()
         self.num_parameters = num_parameters
         self.init = init
-        self.weight = Parameter(zeros((num_parameters,), dtype))
+        self.weight = Parameter(blank((num_parameters,), dtype))
         self.reset_parameters()
         if device is not None:
             self.to(device)

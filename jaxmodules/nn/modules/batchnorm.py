@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodules._shapes import zeros
 from jaxmodules._typing import Array, DType
 from jaxmodules.nn import functional as F
 from jaxmodules.nn import init
 from jaxmodules.nn.functional.normalization import batch_norm_stats
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import Parameter
+from jaxmodules.random import blank, to_jax
 
 
 class _NormBase(Module):
@@ -65,7 +65,7 @@ class _NormBase(Module):
         self.momentum = momentum
         self.affine = affine
         self.track_running_stats = track_running_stats
-        channels = zeros((num_features,), dtype)
+        channels = blank((num_features,), dtype)
         self.register_parameter("weight", Parameter(channels) if affine else None)
         self.register_parameter("bias", Parameter(channels) if affine and bias else None)
         self.register_buffer("running_mean", channels if track_running_stats else None)
@@ -77,11 +77,11 @@ class _NormBase(Module):
 
     def reset_running_stats(self) -> None:
         """Set the running statistics back to mean 0 and variance 1."""
-        if self.track_running_stats:
-            channels = zeros((self.num_features,), self.running_mean.dtype)
-            self.running_mean = channels
-            self.running_var = np.ones_like(channels)
-            self.num_batches_tracked = np.array(0)
+        if self.track_running_stats and self.running_mean is not None:
+            zeros = np.zeros(self.num_features, self.running_mean.dtype)
+            self.running_mean = to_jax(zeros)
+            self.running_var = to_jax(np.ones_like(zeros))
+            self.num_batches_tracked = to_jax(np.array(0))
 
     def reset_parameters(self) -> None:
         """Set parameters and running statistics back to what they were at first."""
@@ -101,9 +101,7 @@ class _NormBase(Module):
     def _check_input_dim(self, input: Array) -> None:
         raise NotImplementedError(f"{type(self).__name__} has to say which inputs it takes: override _check_input_dim")
 
-    def _load_from_state_dict(
-        self, state_dict: Any, prefix: str, local_metadata: dict[str, Any], *args: Any
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: dict[str, Any], *args: Any) -> None:
         # version 1 did not count batches
         if local_metadata.get("version") in (None, 1) and self.track_running_stats:
             count = np.array(0) if self.num_batches_tracked is None else self.num_batches_tracked

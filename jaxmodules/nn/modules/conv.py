@@ -4,13 +4,14 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from jaxmodules._shapes import ntuple, same_padding, zeros
+from jaxmodules._shapes import ntuple, same_padding
 from jaxmodules._typing import Array, DType
 from jaxmodules.nn import functional as F
 from jaxmodules.nn import init
 from jaxmodules.nn.functional.conv import conv_nd
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import Parameter
+from jaxmodules.random import blank
 
 _PADDINGS = ("same", "valid")
 _MODES = ("zeros", "reflect", "replicate", "circular")
@@ -49,12 +50,12 @@ class _ConvNd(Module):
     out_channels: int
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
-    padding: str | tuple[int, ...]
+    padding: tuple[int, ...] | Literal["same", "valid"]
     dilation: tuple[int, ...]
     transposed: bool
     output_padding: tuple[int, ...]
     groups: int
-    padding_mode: str
+    padding_mode: Literal["zeros", "reflect", "replicate", "circular"]
     weight: Parameter
     bias: Parameter | None
 
@@ -86,8 +87,8 @@ class _ConvNd(Module):
         self.padding_mode = padding_mode
         self._check_settings()
         self._reversed_padding_repeated_twice = self._padding_for_pad()
-        self.weight = Parameter(zeros((out_channels, in_channels // groups, *self.kernel_size), dtype))
-        self.register_parameter("bias", Parameter(zeros((out_channels,), dtype)) if bias else None)
+        self.weight = Parameter(blank((out_channels, in_channels // groups, *self.kernel_size), dtype))
+        self.register_parameter("bias", Parameter(blank((out_channels,), dtype)) if bias else None)
         self.reset_parameters()
         if device is not None:
             self.to(device)

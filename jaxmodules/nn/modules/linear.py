@@ -3,12 +3,12 @@
 import math
 from typing import Any
 
-from jaxmodules._shapes import zeros
 from jaxmodules._typing import Array, DType
 from jaxmodules.nn import functional as F
 from jaxmodules.nn import init
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import Parameter
+from jaxmodules.random import blank
 
 
 class Identity(Module):
@@ -65,8 +65,8 @@ class Linear(Module):
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
-        self.weight = Parameter(zeros((out_features, in_features), dtype))
-        self.register_parameter("bias", Parameter(zeros((out_features,), dtype)) if bias else None)
+        self.weight = Parameter(blank((out_features, in_features), dtype))
+        self.register_parameter("bias", Parameter(blank((out_features,), dtype)) if bias else None)
         self.reset_parameters()
         if device is not None:
             self.to(device)
@@ -137,8 +137,8 @@ class Bilinear(Module):
         self.in1_features = in1_features
         self.in2_features = in2_features
         self.out_features = out_features
-        self.weight = Parameter(zeros((out_features, in1_features, in2_features), dtype))
-        self.register_parameter("bias", Parameter(zeros((out_features,), dtype)) if bias else None)
+        self.weight = Parameter(blank((out_features, in1_features, in2_features), dtype))
+        self.register_parameter("bias", Parameter(blank((out_features,), dtype)) if bias else None)
         self.reset_parameters()
         if device is not None:
             self.to(device)

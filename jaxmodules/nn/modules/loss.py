@@ -17,9 +17,7 @@ class _Loss(Module):
 
     reduction: str
 
-    def __init__(
-        self, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
-    ) -> None:
+    def __init__(self, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean") -> None:
         super().__init__()
         legacy = size_average is not None or reduce is not None
         self.reduction = legacy_reduction(size_average, reduce) if legacy else reduction
@@ -81,8 +79,10 @@ class CrossEntropyLoss(_WeightedLoss):
 
     def forward(self, input: Array, target: Array) -> Array:
         """Measure the loss of ``input``."""
-        settings = dict(ignore_index=self.ignore_index, reduction=self.reduction)
-        return F.cross_entropy(input, target, self.weight, label_smoothing=self.label_smoothing, **settings)
+        index, smoothing = self.ignore_index, self.label_smoothing
+        return F.cross_entropy(
+            input, target, self.weight, ignore_index=index, reduction=self.reduction, label_smoothing=smoothing
+        )
 
 
 class NLLLoss(_WeightedLoss):

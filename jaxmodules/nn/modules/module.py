@@ -1,17 +1,16 @@
 """The base class of all modules: PyTorch's object model over JAX arrays.
 
-This file is the table of contents. A Module is five ordered dicts (parameters, buffers, children, hooks) and
-ordinary attributes. The engines live beside it: where an assigned value belongs in ``_attributes``, traversal in
-``_walk``, hooks and the call in ``_hooks``, (de)serialisation in ``_state_dict``, conversion in
-``_convert``, printing in ``_repr``, the pytree form in ``_pytree``.
+This file is the table of contents. A Module is ordered dicts (parameters, buffers, children, hooks) and ordinary
+attributes. The engines live beside it: where an assigned value belongs in ``_attributes``, traversal in ``_walk``,
+hooks and the call in ``_hooks``, (de)serialisation in ``_state_dict``, conversion in ``_convert``, printing in
+``_repr``, the pytree form in ``_pytree``.
 
-Two things are JAX's. The dicts and ``__setattr__`` tell the state core when the structure changes, so that
-compiled functions know it without looking. And a write that would leave a traced value behind is refused
-where it happens.
+Two things are JAX's. The dicts and ``__setattr__`` tell the state core when the structure changes, so that compiled
+functions know it without looking. And a write that would leave a traced value behind is refused where it happens.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +31,6 @@ from jaxmodules.nn.modules._hooks import (
 )
 from jaxmodules.nn.modules._repr import module_repr
 from jaxmodules.nn.parameter import Parameter
-from jaxmodules.state import Scan
 
 __all__ = [
     "Module",
@@ -68,6 +66,7 @@ class Module(Stateful):
         (5, 2)
     """
 
+    T_destination = TypeVar("T_destination", bound=dict[str, Any])
     dump_patches: bool = False
     _version: int = 1
     call_super_init: bool = False
@@ -155,7 +154,7 @@ class Module(Stateful):
         self._modules[name] = registered(_hooks.module_registration_hooks, self, name, module)
 
     def register_module(self, name: str, module: "Module | None") -> None:
-        """Add a child module; an alias of :meth:`add_module`."""
+        """Add a child module, as :meth:`add_module` does."""
         self.add_module(name, module)
 
     def __getattr__(self, name: str) -> Any:
@@ -257,6 +256,16 @@ class Module(Stateful):
         """Raise NotImplementedError: gradients are computed by JAX; take them from ``jm.grad``."""
         raise _no_backward_hooks("register_backward_hook")
 
+    def _get_backward_hooks(self) -> tuple[list[Any], list[Any]]:
+        hooks = list(self.__dict__["_backward_hooks"].values())
+        return (hooks, []) if self.__dict__["_is_full_backward_hook"] else ([], hooks)
+
+    def _get_backward_pre_hooks(self) -> list[Any]:
+        return list(self.__dict__["_backward_pre_hooks"].values())
+
+    def _maybe_warn_non_full_backward_hook(self, inputs: Any, result: Any, grad_fn: Any) -> None:
+        raise _no_backward_hooks("register_backward_hook")
+
     def _register_state_dict_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         if getattr(hook, "_from_public_api", False):
             raise RuntimeError(
@@ -348,7 +357,7 @@ class Module(Stateful):
         return type(self).set_extra_state is not Module.set_extra_state
 
     def get_extra_state(self) -> Any:
-        """Return what else belongs into the ``state_dict``; override together with :meth:`set_extra_state`."""
+        """Return what else belongs into the ``state_dict``; override it together with :meth:`set_extra_state`."""
         raise RuntimeError(f"{type(self).__name__} has no extra state: override get_extra_state to give it one")
 
     def set_extra_state(self, state: Any) -> None:
@@ -367,7 +376,13 @@ class Module(Stateful):
         for name, make in DICTS.items():
             own[name] = _attributes.tracked(name, own[name]) if name in own else make()
 
-    def _scan(self, scan: Scan, path: str) -> Any:
+    def _replicate_for_data_parallel(self) -> Self:
+        replica = object.__new__(type(self))
+        replica.__setstate__({k: v.copy() if k in DICTS and v is not None else v for k, v in self.__dict__.items()})
+        replica._parameters.clear()
+        return replica
+
+    def _scan(self, scan: Any, path: str) -> Any:
         return scan.module(self, path)
 
     def get_submodule(self, target: str) -> "Module":
@@ -521,8 +536,7 @@ class Module(Stateful):
 
     def to_empty(self, *, device: Any, recurse: bool = True) -> Self:
         """Move every parameter and buffer without its content, and return this module."""
-        target = _convert.parse_device(device)
-        return self._apply(lambda array: _convert.empty_like(array, target), recurse=recurse)
+        return self._apply(_convert.emptier(device), recurse=recurse)
 
     def type(self, dst_type: Any) -> Self:
         """Cast every parameter and buffer, and return this module."""
@@ -563,7 +577,7 @@ class Module(Stateful):
     ipu = mtia = xpu
 
     def share_memory(self) -> Self:
-        """Return this module: JAX arrays are immutable, there is no memory to share."""
+        """Return this module: JAX arrays are immutable and shared as they are."""
         return self
 
     def _get_name(self) -> str:

@@ -4,12 +4,12 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from jaxmodules._shapes import zeros
 from jaxmodules._typing import Array, DType
 from jaxmodules.nn import functional as F
 from jaxmodules.nn import init
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import Parameter
+from jaxmodules.random import blank
 
 
 class LayerNorm(Module):
@@ -59,9 +59,9 @@ class LayerNorm(Module):
         self.normalized_shape = tuple(operator.index(size) for size in sizes)
         self.eps = eps
         self.elementwise_affine = elementwise_affine
-        blank = zeros(self.normalized_shape, dtype)
-        self.register_parameter("weight", Parameter(blank) if elementwise_affine else None)
-        self.register_parameter("bias", Parameter(blank) if elementwise_affine and bias else None)
+        shape = self.normalized_shape
+        self.register_parameter("weight", Parameter(blank(shape, dtype)) if elementwise_affine else None)
+        self.register_parameter("bias", Parameter(blank(shape, dtype)) if elementwise_affine and bias else None)
         self.reset_parameters()
         if device is not None:
             self.to(device)

@@ -4,13 +4,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from jaxmodules._shapes import host_value, zeros
-from jaxmodules._typing import Array, ArrayLike, DType
+from jaxmodules._shapes import host_value
+from jaxmodules._typing import Array, DType
 from jaxmodules.nn import functional as F
 from jaxmodules.nn import init
 from jaxmodules.nn.functional.sparse import embedding_renorm, normalize_padding_idx
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import Parameter
+from jaxmodules.random import blank
 
 
 class Embedding(Module):
@@ -61,7 +62,7 @@ class Embedding(Module):
         norm_type: float = 2.0,
         scale_grad_by_freq: bool = False,
         sparse: bool = False,
-        _weight: ArrayLike | None = None,
+        _weight: Array | np.ndarray | Parameter | None = None,
         _freeze: bool = False,
         device: Any = None,
         dtype: DType | None = None,
@@ -76,7 +77,7 @@ class Embedding(Module):
         self.sparse = sparse
         shape = (num_embeddings, embedding_dim)
         if _weight is None:
-            self.weight = Parameter(zeros(shape, dtype), requires_grad=not _freeze)
+            self.weight = Parameter(blank(shape, dtype), requires_grad=not _freeze)
             self.reset_parameters()
         elif tuple(_weight.shape) != shape:
             raise AssertionError(
@@ -117,7 +118,7 @@ class Embedding(Module):
     @classmethod
     def from_pretrained(
         cls,
-        embeddings: ArrayLike,
+        embeddings: Array | np.ndarray | Parameter,
         freeze: bool = True,
         padding_idx: int | None = None,
         max_norm: float | None = None,
