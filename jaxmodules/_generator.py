@@ -68,6 +68,12 @@ def _vmapped_alone(cell: Cell, birthplace: Any) -> bool:
     return False
 
 
+class KeyCell(Cell):
+    """The box of a generator's key; keys are handed around freely, so a key's memory is never given away."""
+
+    __slots__ = ()
+
+
 class Generator:
     """Own a host stream with PyTorch's bits and a device key, both started by one seed.
 
@@ -93,7 +99,7 @@ class Generator:
 
     def _set(self, host: HostStream, key: Any) -> "Generator":
         self.host = host
-        self._key = Cell(key)
+        self._key = KeyCell(key)
         self._born = birth()
         return self
 
@@ -120,6 +126,9 @@ class Generator:
         Raises:
             RuntimeError: if the key is traced and this generator outlives the trace.
         """
+        birthplace = self._born() if self._born is not None else None
+        if is_tracing() and _vmapped_alone(self._key, birthplace):
+            raise RuntimeError(_UNBOUND)
         try:
             self._key.value = _as_key(key)
         except LeakError:

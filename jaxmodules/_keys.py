@@ -4,18 +4,22 @@ Plain data is compared by content, what can't change or can't be looked into by 
 the same kinds of objects: finding the stateful objects that a function sees without being given them.
 """
 
+import dataclasses
+import dis
+import enum
 import functools
 import sys
 import types
 import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxmodules._tracing import Cell
+from jaxmodules._tracing import Cell, Tracer
+from jaxmodules._tracked import holds_traced_state
 from jaxmodules.random import Generator
 
 
@@ -51,15 +55,65 @@ class Same:
         return f"Same({self.ref()!r})"
 
 
-ATOMS = frozenset({int, str, bool, bytes, complex, type(None), type(...), type(NotImplemented)})
+ATOMS = frozenset({int, str, bool, bytes, type(None), type(...), type(NotImplemented)})
 FOREIGN = sys.stdlib_module_names | {"jax", "jaxlib", "numpy", "optax", "jaxmodules", "torch", "flax", "equinox"}
 def is_record(value: Any) -> bool:
     """Tell whether an object is plain data of the user's: compared by the content of its attributes."""
     kind = type(value)
     if kind.__module__ in ("argparse", "types"):
         return isinstance(value, types.SimpleNamespace) or kind.__name__ == "Namespace"
-    opaque = types.FunctionType | types.BuiltinFunctionType | type | types.ModuleType
-    return hasattr(value, "__dict__") and not isinstance(value, opaque) and _home(kind) not in FOREIGN
+    opaque = types.FunctionType | types.BuiltinFunctionType | type | types.ModuleType | enum.Enum
+    has_attributes = hasattr(value, "__dict__") or dataclasses.is_dataclass(kind)
+    return has_attributes and not isinstance(value, opaque) and _home(kind) not in FOREIGN
+
+
+def contents(record: Any) -> dict[str, Any]:
+    """Return the attributes of a record by name."""
+    if hasattr(record, "__dict__"):
+        return vars(record)
+    return {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if hasattr(record, f.name)}
+
+
+def holds_tracer(value: Any) -> bool:
+    """Tell whether ``value`` is a tracer, or a container, a record, a box or a module with one inside."""
+    return _holds_tracer(value, set())
+
+
+def _holds_tracer(value: Any, seen: set[int]) -> bool:
+    if isinstance(value, Tracer):
+        return True
+    if type(value) in ATOMS or type(value) is float or id(value) in seen:
+        return False
+    seen.add(id(value))
+    if isinstance(value, Cell):
+        return value._born is not None and isinstance(value._value, Tracer)
+    if isinstance(value, Stateful):
+        return hasattr(value, "_modules") and holds_traced_state(value)
+    if isinstance(value, dict):
+        return any(_holds_tracer(item, seen) for item in value.values())
+    if isinstance(value, list | tuple | set | deque):
+        return any(_holds_tracer(item, seen) for item in value)
+    return is_record(value) and _holds_tracer(contents(value), seen)
+
+
+def restorer(value: Any) -> Callable[[], None]:
+    """Return a function that puts the content of a container or record back as it is now."""
+    if isinstance(value, dict):
+        items, inner = dict(value), [restorer(v) for v in value.values()]
+    elif isinstance(value, list | deque | set):
+        items, inner = list(value), [restorer(v) for v in value]
+    elif not isinstance(value, Stateful | Cell | jax.Array) and is_record(value) and hasattr(value, "__dict__"):
+        return restorer(vars(value))
+    else:
+        return lambda: None
+
+    def restore() -> None:
+        value.clear()
+        (value.extend if isinstance(value, list | deque) else value.update)(items)
+        for function in inner:
+            function()
+
+    return restore
 
 
 def _home(value: Any) -> str:
@@ -85,6 +139,8 @@ class Freezer:
             return kind, value  # the kind matters: 1 == True == 1.0
         if kind is float:
             return float, value.hex()
+        if kind is complex:
+            return complex, value.real.hex(), value.imag.hex()
         if isinstance(value, Cell | Stateful | Generator):
             return self.stateful(value, path)
         if id(value) in self._open:
@@ -109,52 +165,73 @@ class Freezer:
             self.mutable = True
             content = tuple(map(Same, value.flat)) if value.dtype.hasobject else value.tobytes()
             return kind, value.dtype.str, value.shape, content
+        if isinstance(value, np.generic):
+            return kind, value.tobytes()
+        if isinstance(value, bytearray):
+            self.mutable = True
+            return kind, bytes(value)
         if isinstance(value, types.MethodType):
             return kind, Same(value.__func__), self.freeze(value.__self__, path)
         if isinstance(value, functools.partial):
             return kind, *(self.freeze(v, path) for v in (value.func, value.args, value.keywords))
         if isinstance(value, types.FunctionType):
-            held = captured(value)
+            held = captured(value).objects
+            if held:  # a cell or global of the function can be filled anew
+                self.mutable = True
             return kind, Same(value), tuple(self.freeze(v, path) for _, v in held)
         if is_record(value):
             self.mutable = True
-            return kind, self.freeze(vars(value), path)
+            return kind, self.freeze(contents(value), path)
         if kind.__eq__ is not object.__eq__ and kind.__hash__ not in (None, object.__hash__):
             return kind, value
         return Same(value)
 
 
 _WIDEST = 1000  # containers longer than this are data, not lists of modules
+_DEEPEST = 8
+
+Getter = Callable[[], Any]
 
 
-def captured(function: Any) -> list[tuple[Callable[[], Any], Any]]:
-    """Find the stateful objects that a function's closure, globals, defaults and ``self`` show.
+class Captured(NamedTuple):
+    """What a function shows: stateful objects, each with a getter, and checks that it still shows the same."""
 
-    Returns:
-        Pairs of a getter, which tells on a later call what the function sees there then, and the object.
-    """
-    found: list[tuple[Callable[[], Any], Any]] = []
+    objects: list[tuple[Getter, Any]]
+    watches: list[Callable[[], bool]]
+
+
+def captured(function: Any) -> Captured:
+    """Find the stateful objects that a function's closure, globals, defaults and ``self`` show."""
+    found = Captured([], [])
     _capture(function, lambda: function, found, set(), 0)
     return found
 
 
-def _capture(
-    value: Any, get: Callable[[], Any], found: list[tuple[Callable[[], Any], Any]], seen: set[int], depth: int
-) -> None:
-    if id(value) in seen or depth > 8:
-        return
+def _capture(value: Any, get: Getter, found: Captured, seen: set[int], depth: int) -> None:
     if isinstance(value, Stateful | Cell | Generator):
-        seen.add(id(value))
-        found.append((get, value))
+        ref = weakref.ref(value)
+        found.watches.append(lambda: get() is ref())
+        if id(value) not in seen:
+            seen.add(id(value))
+            found.objects.append((get, value))
         return
-    if isinstance(value, jax.Array | np.ndarray | type | types.ModuleType | str | int | float | None):
+    if value is None:
+        found.watches.append(lambda: get() is None)
+    if id(value) in seen or depth > _DEEPEST or isinstance(value, _PLAIN):
         return
     seen.add(id(value))
+    before = len(found.objects)
     for item, item_get in _parts(value, get):
         _capture(item, item_get, found, seen, depth + 1)
+    if isinstance(value, list | dict) and len(found.objects) > before:
+        size = len(value)
+        found.watches.append(lambda: len(get()) == size)
 
 
-def _parts(value: Any, get: Callable[[], Any]) -> Iterator[tuple[Any, Callable[[], Any]]]:
+_PLAIN = (jax.Array, np.ndarray, type, types.ModuleType, str, int, float, type(None))
+
+
+def _parts(value: Any, get: Getter) -> Iterator[tuple[Any, Getter]]:
     """Yield what a function, a container or a plain object of the user's holds, with a getter for each."""
     if isinstance(value, types.MethodType):
         yield value.__self__, lambda: get().__self__
@@ -176,12 +253,14 @@ def _parts(value: Any, get: Callable[[], Any]) -> Iterator[tuple[Any, Callable[[
             yield item, lambda k=k: get().get(k)
     elif (wrapped := getattr(value, "__wrapped__", None)) is not None:
         yield wrapped, lambda: get().__wrapped__
+        if (owner := getattr(value, "__self__", None)) is not None:
+            yield owner, lambda: get().__self__
     elif is_record(value):
-        for k, item in list(vars(value).items()):
-            yield item, lambda k=k: vars(get()).get(k)
+        for k, item in list(contents(value).items()):
+            yield item, lambda k=k: getattr(get(), k, None)
 
 
-def _function_parts(function: types.FunctionType) -> Iterator[tuple[Any, Callable[[], Any]]]:
+def _function_parts(function: types.FunctionType) -> Iterator[tuple[Any, Getter]]:
     for cell in function.__closure__ or ():
         content = functools.partial(_content, cell)
         yield content(), content
@@ -204,6 +283,7 @@ def _content(cell: types.CellType) -> Any:
 
 @functools.cache
 def _global_names(code: types.CodeType) -> tuple[str, ...]:
-    """Return the global names that a code object and the functions defined in it mention."""
+    """Return the global names that a code object and the functions defined in it read."""
+    own = [str(i.argval) for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
     inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return tuple(dict.fromkeys([*code.co_names, *(n for c in inner for n in _global_names(c))]))
+    return tuple(dict.fromkeys([*own, *(name for c in inner for name in _global_names(c))]))

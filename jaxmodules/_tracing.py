@@ -13,6 +13,7 @@ A place created during a trace is born into it and dies with it, so both rules l
 This file and nothing else touches JAX's private tracing state.
 """
 
+import itertools
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -67,6 +68,18 @@ class GradsTouched(BaseException):
     """A function being compiled uses ``.grad``, which has to be bound for that: trace it again."""
 
 
+class Captured(BaseException):
+    """A function staged by JAX inside a frame reads one of the frame's slots.
+
+    JAX keeps what it has staged by the function's identity, and would find there, in a later trace, the tracers of this
+    one. The frame has to be run again with caches of its own.
+    """
+
+    def __init__(self, frame: "Frame") -> None:
+        super().__init__()
+        self.frame = frame
+
+
 class StructureMoves(BaseException):
     """A function being compiled needs another structure of its state: make it outside the trace, and trace again."""
 
@@ -80,11 +93,13 @@ class Frame:
 
     ``lifts`` is true for ``jm.jit``: what it has not bound may not be read, for it would be baked in.
     ``grads`` tells whether the parameters' ``.grad`` are bound as well; ``None`` where they never are.
+    ``private`` tells that JAX's caches are the frame's own (see :class:`Captured`).
     """
 
-    __slots__ = ("grads", "lifts", "owned", "trace")
+    __slots__ = ("grads", "lifts", "owned", "private", "trace")
 
-    def __init__(self, owned: Mapping[Hashable, str], lifts: bool, grads: bool | None) -> None:
+    def __init__(self, owned: Mapping[Hashable, str], lifts: bool, grads: bool | None, private: bool) -> None:
+        self.private = private
         self.owned = owned
         self.lifts = lifts
         self.grads = grads
@@ -131,9 +146,31 @@ def leaks(value: Any, place: Hashable, born: "weakref.ref[Any] | None") -> bool:
 
 
 def must_not_read(place: Hashable, born: "weakref.ref[Any] | None") -> bool:
-    """Tell whether reading ``place`` now would bake its array into a compiled program."""
-    frames = local.frames
-    return bool(frames) and born is None and any(f.lifts for f in frames) and owner(place) is None
+    """Tell whether reading ``place`` now would bake its array into a compiled program.
+
+    Raises:
+        Captured: if the place is bound, but the reader is staged by JAX and would be kept with what it read.
+    """
+    frame = owner(place)
+    if frame is None:
+        return born is None and any(f.lifts for f in local.frames)
+    if not frame.private and _is_staged_inside(frame):
+        raise Captured(frame)
+    return False
+
+
+def _is_staged_inside(frame: Frame) -> bool:
+    for trace in ancestry(current_trace()):
+        if trace is frame.trace:
+            return False
+        if type(trace).__name__ == "DynamicJaxprTrace":
+            return True
+    return False
+
+
+# Part of the key of JAX's caches: a frame that sets it finds nothing that was staged outside it.
+cache_owner = jax.make_user_context(default_value=0)
+frame_numbers = itertools.count(1)
 
 
 def leak_message(what: str) -> str:
@@ -180,8 +217,8 @@ class Cell:
     @property
     def value(self) -> Any:
         """The array; gradients flow through it."""
-        if local.frames and must_not_read(id(self), self._born):
-            raise UnboundStateError(unbound_message(self._what()))
+        if local.frames:
+            self._check_read()
         return self._store[self._index]
 
     @value.setter
@@ -194,9 +231,13 @@ class Cell:
     def _as_array(self, new: Any) -> Any:
         return new
 
-    def _check_write(self, new: Any, attribute: str = "") -> None:
+    def _check_read(self) -> None:
+        if must_not_read(id(self), self._born):
+            raise UnboundStateError(unbound_message(f"the {self._what()}"))
+
+    def _check_write(self, new: Any) -> None:
         if isinstance(new, Tracer) and leaks(new, id(self), self._born):
-            raise LeakError(leak_message(f"{attribute} of the {self._what()}" if attribute else f"the {self._what()}"))
+            raise LeakError(leak_message(f"the {self._what()}"))
 
     def __reduce__(self) -> Any:
         return type(self), (self._value,)

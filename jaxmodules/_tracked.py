@@ -1,7 +1,7 @@
 """Dicts that tell: a module's registries move the epoch when their structure changes, and refuse leaks."""
 
 import functools
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -71,9 +71,15 @@ class ChildDict(TrackedDict):
         if value is not None:
             object.__setattr__(value, "_scope", str(key))
 
+    @classmethod
+    def _of(cls, items: Mapping[str, Any]) -> "ChildDict":
+        self = cls()
+        self.update(items)
+        return self
+
     def _check(self, key: str, value: Any) -> None:
         """Refuse a module that was made in a trace and would outlive it here."""
-        if value is not None and is_tracing() and self._born is None and _holds_traced_state(value):
+        if value is not None and is_tracing() and self._born is None and holds_traced_state(value):
             raise LeakError(leak_message(f"the module '{'.'.join([*local.path, key])}'"))
 
 
@@ -90,12 +96,12 @@ class BufferDict(TrackedDict):
             raise LeakError(leak_message(f"the buffer '{'.'.join([*local.path, key])}'"))
 
 
-def _holds_traced_state(module: Any) -> bool:
+def holds_traced_state(module: Any) -> bool:
     """Tell whether a module that was made in a trace holds traced arrays."""
     arrays = [p._value for p in module._parameters.values() if p is not None] + list(module._buffers.values())
     return module._parameters._born is not None and (
         any(isinstance(array, Tracer) for array in arrays)
-        or any(_holds_traced_state(child) for child in module._modules.values() if child is not None)
+        or any(holds_traced_state(child) for child in module._modules.values() if child is not None)
     )
 
 
@@ -125,13 +131,4 @@ for _name in ("__delitem__", "pop", "popitem", "clear"):
 for _name in ("__setitem__", "__delitem__", "pop", "popitem", "clear", "move_to_end"):
     setattr(HookDict, _name, _telling(OrderedDict, _name))
 
-global_hooks: list[HookDict] = []
-
-
-def holds_tracer(value: Any) -> bool:
-    """Tell whether ``value`` is a tracer, or a list, tuple, dict or set with one inside."""
-    if isinstance(value, Tracer):
-        return True
-    if isinstance(value, dict):
-        return any(map(holds_tracer, value.values()))
-    return isinstance(value, list | tuple | set | deque) and any(map(holds_tracer, value))
+global_hooks: list[tuple[HookDict, tuple[HookDict, ...]]] = []  # with the dicts of their flags

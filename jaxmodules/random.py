@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodules._generator import Generator as Generator
+from jaxmodules._generator import KeyCell as KeyCell
 from jaxmodules._generator import bind_generator as bind_generator
 from jaxmodules._generator import current_generator as current_generator
 from jaxmodules._generator import default_generator as default_generator

@@ -14,17 +14,29 @@ happens, under one lock.
 """
 
 import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from jaxmodules._keys import Freezer
-from jaxmodules._tracing import Cell, Frame, LeakError, epoch, leak_message, local
-from jaxmodules._tracked import BufferDict, HookDict, global_hooks, holds_tracer, set_item
-from jaxmodules.random import Generator
+from jaxmodules._tracing import (
+    Captured,
+    Cell,
+    Frame,
+    UnboundStateError,
+    cache_owner,
+    epoch,
+    frame_numbers,
+    local,
+    must_not_read,
+    unbound_message,
+)
+from jaxmodules._tracked import BufferDict, HookDict, global_hooks, set_item
+from jaxmodules.random import Generator, current_generator
 
 lock = threading.RLock()
-_NOT_STRUCTURE = frozenset(
+NOT_STRUCTURE = frozenset(
     "_parameters _buffers _modules _backward_pre_hooks _backward_hooks _is_full_backward_hook _forward_hooks"
     " _forward_hooks_with_kwargs _forward_hooks_always_called _forward_pre_hooks _forward_pre_hooks_with_kwargs"
     " _state_dict_hooks _state_dict_pre_hooks _load_state_dict_pre_hooks _load_state_dict_post_hooks"
@@ -42,7 +54,7 @@ class Scan(Freezer):
         self.items: list[tuple[BufferDict, str]] = []
         self.cell_names: list[str] = []
         self.item_names: list[str] = []
-        self.volatile: list[tuple[dict[str, Any], str, Hashable]] = []
+        self.volatile: list[tuple[weakref.ref[Any], str, Hashable]] = []
         self._later: list[tuple[Any, str]] = []
 
     def run(self, roots: Sequence[Any]) -> Hashable:
@@ -50,7 +62,7 @@ class Scan(Freezer):
         parts: list[Hashable] = [self.stateful(root, "") for root in roots]
         for module, path in self._later:  # static attributes last: modules get their names from the tree
             parts.append(self._static(module, path))
-        parts.append(tuple(self._hooks(hooks, "") for hooks in global_hooks))
+        parts.append(tuple(self._hooks(hooks, "", *flags) for hooks, flags in global_hooks))
         return tuple(parts)
 
     def stateful(self, value: Any, path: str) -> Hashable:
@@ -61,8 +73,7 @@ class Scan(Freezer):
         if isinstance(value, Cell):
             self.cells.append(value)
             self.cell_names.append(path)
-            extras = self._attributes(value.__dict__, path) if getattr(value, "__dict__", None) else ()
-            return type(value), extras
+            return type(value), self._attributes(value, path) if hasattr(value, "__dict__") else ()
         if isinstance(value, Generator):
             return type(value), self.stateful(value._key, path)
         object.__setattr__(value, "_observed", True)
@@ -94,7 +105,7 @@ class Scan(Freezer):
         pre = own["_forward_pre_hooks"]
         pre_kwargs = own["_forward_pre_hooks_with_kwargs"]
         return (
-            self._attributes(own, prefix),
+            self._attributes(module, prefix),
             self._hooks(own["_forward_hooks"], prefix, kwargs, always) if own["_forward_hooks"] else (),
             self._hooks(pre, prefix, pre_kwargs) if pre else (),
             self._observe(own["_forward_hooks"]),
@@ -107,15 +118,16 @@ class Scan(Freezer):
     def _hooks(self, hooks: HookDict, prefix: str, *flags: Mapping[int, Any]) -> Hashable:
         return tuple((self.freeze(hook, prefix), *(i in flag for flag in flags)) for i, hook in hooks.items())
 
-    def _attributes(self, own: dict[str, Any], prefix: str) -> Hashable:
+    def _attributes(self, holder: Any, prefix: str) -> Hashable:
+        own: dict[str, Any] = holder.__dict__
         parts = []
-        for name in sorted(own.keys() - _NOT_STRUCTURE):
+        for name in sorted(own.keys() - NOT_STRUCTURE):
             if name == "_grad" or name == "_labels":
                 continue
             self.mutable = False
             parts.append((name, self.freeze(own[name], prefix + name)))
             if self.mutable:
-                self.volatile.append((own, name, Freezer().freeze(own[name], "")))
+                self.volatile.append((weakref.ref(holder), name, Freezer().freeze(own[name], "")))
         return tuple(parts)
 
 
@@ -164,7 +176,17 @@ class Slots:
 
     def read(self) -> list[Any]:
         """Return what the slots hold."""
+        if local.frames:
+            self.check_reading()
         return [c._store[c._index] for c in self.cells] + [d[k] for d, k in self.items]
+
+    def check_reading(self) -> None:
+        """Raise if reading a slot now would bake its array into a compiled program."""
+        for cell in self.cells:
+            cell._check_read()
+        for (buffers, name), path in zip(self.items, self.names[len(self.cells) :], strict=True):
+            if must_not_read((id(buffers), name), buffers._born):
+                raise UnboundStateError(unbound_message(f"buffer '{path}'"))
 
     def write_items(self, values: Sequence[Any]) -> None:
         """Put arrays into the buffers, unchecked."""
@@ -206,13 +228,7 @@ class Structure(Slots):
     def unchanged(self) -> bool:
         """Tell whether the attributes that can change in place have the content they had."""
         freeze = Freezer().freeze
-        return all(freeze(own.get(name), "") == was for own, name, was in self.volatile)
-
-    def refuse_tracers(self) -> None:
-        """Raise if a list or dict among the attributes has taken up a traced value."""
-        for own, name, _ in self.volatile:
-            if holds_tracer(own.get(name)):
-                raise LeakError(leak_message(f"the attribute '{name}'"))
+        return all(freeze(vars(holder()).get(name), "") == was for holder, name, was in self.volatile)
 
 
 def _known(root: Any) -> Structure | None:
@@ -243,15 +259,16 @@ def wait(slots: Slots) -> bool:
 
 @contextmanager
 def bound(
-    slots: Slots, values: Sequence[Any], *, lifts: bool = False, grads: bool | None = None
+    slots: Slots, values: Sequence[Any], *, lifts: bool = False, grads: bool | None = None, private: bool = False
 ) -> Iterator[Frame]:
     """Run the body with ``values`` in the slots; afterwards the slots hold what they held before."""
-    with lock:
-        frame = Frame(slots.owned, lifts, grads)
+    with lock, cache_owner(next(frame_numbers)) if private else nullcontext():
+        boxes = slots.parameters
+        owned = {**slots.owned, **{("grad", id(box)): "" for box in boxes}} if grads else slots.owned
+        frame = Frame(owned, lifts, grads, private)
         split = len(slots.cells)
         stores = [(cell._store, cell._index) for cell in slots.cells]
         arrays = [buffers[name] for buffers, name in slots.items]
-        boxes = slots.parameters if grads else []
         gradients = [box._grad for box in boxes]
         frames = local.frames
         try:
@@ -270,3 +287,31 @@ def bound(
             slots.write_items(arrays)
             for box, gradient in zip(boxes, gradients, strict=True):
                 box._grad = gradient
+
+
+def run_bound(
+    slots: Slots,
+    values: Sequence[Any],
+    body: Callable[[], Any],
+    *,
+    lifts: bool = False,
+    grads: bool | None = None,
+) -> Any:
+    """Return ``body()``, run with ``values`` in the slots.
+
+    If the body has JAX stage a function that reads the slots (``jax.checkpoint(self.layer)``, a branch of a ``cond``),
+    it is run a second time from the same random state, with staging caches of its own.
+    """
+    generator = current_generator()
+    host, key = generator.host.get_state(), generator._key._value
+    frame = None
+    try:
+        with bound(slots, values, lifts=lifts, grads=grads) as frame:
+            return body()
+    except Captured as signal:
+        if signal.frame is not frame:
+            raise
+    generator.host.set_state(host)
+    generator._key._value = key
+    with bound(slots, values, lifts=lifts, grads=grads, private=True):
+        return body()

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodules._tracing import Cell, Tracer, epoch, is_tracing, local
+from jaxmodules._tracing import Cell, LeakError, Tracer, epoch, is_tracing, leak_message, leaks, local
 from jaxmodules.random import bernoulli, copy_to_jax, normal_values, to_jax, uniform
 
 _BINARY = ("add sub mul truediv floordiv mod pow matmul and or xor lshift rshift").split()
@@ -317,6 +317,9 @@ for _name, _function in {
     _elementwise_in_place(_name, _function)
 
 
+_OWN_ATTRIBUTES = frozenset("_store _index _born _value value _grad grad _requires_grad requires_grad data".split())
+
+
 class Parameter(_Writable, Cell):
     r"""Box one trainable array of a module.
 
@@ -356,6 +359,15 @@ class Parameter(_Writable, Cell):
         super().__init_subclass__()
         _register(cls)
 
+    def _check_grad(self, new: Any) -> None:
+        if leaks(new, ("grad", id(self)), self._born):
+            raise LeakError(leak_message(f".grad of the {self._what()}"))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name not in _OWN_ATTRIBUTES:
+            epoch.count += 1
+
     def _as_array(self, new: Any) -> Any:
         return to_array(new)
 
@@ -379,6 +391,7 @@ class Parameter(_Writable, Cell):
     def grad(self) -> Any:
         """The gradient that ``jm.backward`` has accumulated, or ``None``."""
         if local.frames:
+            self._check_read()
             _touch_grad(self)
         return self._grad
 
@@ -393,7 +406,7 @@ class Parameter(_Writable, Cell):
                 )
         if local.frames:
             _touch_grad(self)
-        self._check_write(new, "grad")
+        self._check_grad(new)
         self._grad = new
 
     @property

@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 
-from jaxmodules._keys import Stateful, captured
-from jaxmodules._tracing import Cell
+from jaxmodules._keys import ATOMS, Stateful, captured, holds_tracer, restorer
+from jaxmodules._tracing import Cell, LeakError, leak_message
 from jaxmodules.random import Generator, bind_generator, current_generator
-from jaxmodules.state import Structure, bound, structure_of
+from jaxmodules.state import NOT_STRUCTURE, Structure, run_bound, structure_of
 
 
 def is_stateful(value: Any) -> bool:
@@ -77,6 +77,43 @@ class Static:
         return isinstance(other, Static) and type(self.value) is type(other.value) and self.value == other.value
 
 
+class _Guard:
+    """The plain attributes of some modules as they are, so that no traced value stays behind in one."""
+
+    def __init__(self, roots: Sequence[Any]) -> None:
+        modules = [m for root in roots if hasattr(root, "named_modules") for m in root.named_modules()]
+        self._before = [(path, module, dict(module.__dict__)) for path, module in modules]
+        self._contents = [
+            (path, module, name, restorer(value))
+            for path, module, own in self._before
+            for name, value in own.items()
+            if name not in NOT_STRUCTURE and type(value) not in ATOMS
+        ]
+
+    def check(self) -> None:
+        """Raise if an attribute, or a container or record in one, has taken up a traced value."""
+        for path, module, before in self._before:
+            for name, value in module.__dict__.items():
+                if name not in NOT_STRUCTURE and type(value) not in ATOMS and holds_tracer(value):
+                    if module._buffers._born is None:
+                        if before.get(name) is not value:
+                            self._put_back(module, name, before)
+                        where = f"{path}.{name}" if path else name
+                        raise LeakError(leak_message(f"the attribute '{where}' of {type(module).__name__}"))
+
+    def _put_back(self, module: Any, name: str, before: dict[str, Any]) -> None:
+        if name in before:
+            module.__dict__[name] = before[name]
+        else:
+            del module.__dict__[name]
+
+    def restore_contents(self) -> None:
+        """Take traced values out of containers and records again."""
+        for _, module, name, restore in self._contents:
+            if name in module.__dict__ and holds_tracer(module.__dict__[name]):
+                restore()
+
+
 class Call:
     """One call of a function: its arguments taken apart into state and arrays, and its captured objects.
 
@@ -90,7 +127,7 @@ class Call:
         self.function = function
         self.holes = [weakref.ref(leaf) if is_stateful(leaf) else None for leaf in leaves]
         self.leaves = [leaf for leaf in leaves if not is_stateful(leaf)]
-        self.captured = captured(function)
+        self.captured, self.watches = captured(function)
         found = [*filter(is_stateful, leaves), *also, *(value for _, value in self.captured)]
         roots = {id(root): root for root in found}
         self.root_refs = [weakref.ref(root) for root in roots.values()]
@@ -135,23 +172,34 @@ class Call:
             lifts: whether reading state outside the structure is an error.
             gradients: one ``.grad`` (or ``None``) for each parameter; ``None`` leaves them alone.
         """
-        args, kwargs = self.rebuild(leaves)
-        generator = current_generator() if key is None else Generator.from_key(key)
-        bind_grads = None if not lifts else gradients is not None
-        with bound(structure, values, lifts=lifts, grads=bind_grads), bind_generator(generator):
-            boxes = structure.parameters if gradients is not None else []
-            for box, gradient in zip(boxes, gradients or (), strict=True):
-                box._grad = gradient
-            out, has_refs = self._export(self.function(*args, **kwargs), structure)
-            structure.refuse_tracers()
-            now = structure.read()
+        # A generator among the roots is bound by its own cell; drawing from it must move that.
+        own = current_generator() if any(root is current_generator() for root in self.roots) else None
+        guard = _Guard(self.roots)
+
+        def body() -> tuple[Any, Changes]:
+            generator = own or (current_generator() if key is None else Generator.from_key(key))
+            with bind_generator(generator):
+                boxes = structure.parameters if gradients is not None else []
+                for box, gradient in zip(boxes, gradients or (), strict=True):
+                    box._grad = gradient
+                args, kwargs = self.rebuild(leaves)
+                out, has_refs = self._export(self.function(*args, **kwargs), structure)
+                guard.check()
+                now = structure.read()
+                grads = [(i, b._grad) for i, b in enumerate(boxes) if b._grad is not (gradients or ())[i]]
+                new_key = key if own or key is None else generator._key._value
             slots = tuple(i for i, (new, old) in enumerate(zip(now, values, strict=True)) if new is not old)
-            grads = [(i, b._grad) for i, b in enumerate(boxes) if b._grad is not (gradients or ())[i]]
-            new_key = None if key is None else generator._key._value
-        drew = new_key is not key
-        static = (slots, tuple((i, g is not None) for i, g in grads), drew, has_refs)
-        values = [now[i] for i in slots] + [g for _, g in grads if g is not None] + [new_key] * drew
-        return out, Changes(static, values)
+            drew = new_key is not key
+            static = (slots, tuple((i, g is not None) for i, g in grads), drew, has_refs)
+            arrays = [now[i] for i in slots] + [g for _, g in grads if g is not None] + [new_key] * drew
+            return out, Changes(static, arrays)
+
+        threads_grads = gradients is not None or (False if lifts else None)
+        try:
+            return run_bound(structure, values, body, lifts=lifts, grads=threads_grads)
+        except BaseException:
+            guard.restore_contents()
+            raise
 
     def _export(self, out: Any, structure: Structure) -> tuple[Any, bool]:
         """Replace the caller's own objects in an output by references to them; tell whether there were any."""
@@ -194,7 +242,7 @@ def commit(structure: Structure, changes: Changes) -> None:
     boxes = structure.parameters if changes.gradients else []
     gradients = [(boxes[i], next(arrays) if is_set else None) for i, is_set in changes.gradients]
     for box, gradient in gradients:
-        box._check_write(gradient, "grad")
+        box._check_grad(gradient)
     if changes.drew:
         current_generator().set_key(key)
     structure.assign(changes.slots, values[:split])

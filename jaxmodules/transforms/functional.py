@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import Parameter, to_array, unbox
 from jaxmodules.random import fork_rng
-from jaxmodules.state import Structure, bound, structure_of
+from jaxmodules.state import Structure, run_bound, structure_of
 from jaxmodules.transforms._label import label
 
 Arrays = dict[str, jax.Array]
@@ -52,10 +52,14 @@ def functionalize(net: Module) -> tuple[Callable[..., Any], Arrays, Arrays]:
         layout.check("state", state, layout.state, values)
         for name, array in (*params.items(), *state.items()):
             values[layout.places[name]] = unbox(array)
-        with bound(layout.structure, values), nullcontext() if rng is None else fork_rng(rng):
-            out = jax.tree.map(unbox, net(*args, **kwargs), is_leaf=lambda x: isinstance(x, Parameter))
-            after = layout.structure.read()
-            return out, {name: after[layout.places[name]] for name in state}
+
+        def body() -> tuple[Any, Arrays]:
+            with nullcontext() if rng is None else fork_rng(rng):
+                out = jax.tree.map(unbox, net(*args, **kwargs), is_leaf=lambda x: isinstance(x, Parameter))
+                after = layout.structure.read()
+                return out, {name: after[layout.places[name]] for name in state}
+
+        return run_bound(layout.structure, values, body)
 
     layout = _layout(net)
     values = layout.structure.read()
@@ -79,7 +83,8 @@ class _Layout:
         named = dict(net.named_parameters())
         self.params = [name for name, box in named.items() if box.requires_grad]
         frozen = [name for name, box in named.items() if not box.requires_grad]
-        self.state = [*frozen, *(name for name, _ in net.named_buffers())]
+        buffers = structure.names[len(structure.cells) :]
+        self.state = [*frozen, *(name for name in buffers if name in self.places)]
 
     def check(self, what: str, given: Mapping[str, Any], names: Sequence[str], values: Sequence[Any]) -> None:
         """Raise unless ``given`` has an array of the right shape for each name."""
@@ -177,8 +182,8 @@ def functional_call(
     order = sorted(chosen)
     arrays = [chosen[slot][1] for slot in order]
     arguments = () if args is None else args if isinstance(args, tuple) else (args,)
-    with bound(structure.subset(order), [a if isinstance(a, jax.Array) else to_array(unbox(a)) for a in arrays]):
-        return module(*arguments, **(kwargs or {}))
+    values = [a if isinstance(a, jax.Array) else to_array(unbox(a)) for a in arrays]
+    return run_bound(structure.subset(order), values, lambda: module(*arguments, **(kwargs or {})))
 
 
 def _merge(dicts: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from jaxmodules._tracing import GradsTouched, StructureMoves, Tracer, epoch, is_
 from jaxmodules._tracked import set_item
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import copy_array
-from jaxmodules.random import current_generator
+from jaxmodules.random import KeyCell, current_generator
 from jaxmodules.state import lock, swapped, wait
 from jaxmodules.transforms._call import Call, Changes, Static, commit, is_stateful
 
@@ -76,8 +76,11 @@ class _Plan:
         self.specs = specs  # one for each argument: None for an array, else what it has to be
         self.names = names
         self.arity = len(specs) - len(names)
-        self.watches = [(get, weakref.ref(value)) for get, value in call.captured]
-        call.captured = []
+        self.watches = call.watches
+        self.roles = tuple(call.root_ids.index(id(value)) for _, value in call.captured)
+        own = current_generator()  # as an argument it moves by its own cell, in a program of its own
+        self.draws_from_root = next((i for i, root in enumerate(call.roots) if root is own), None)
+        call.captured, call.watches = [], []
         self.structure = call.structure()
         self.epoch = self.structure.epoch
         self.uses_grads = uses_grads
@@ -110,13 +113,15 @@ class _Plan:
             elif type(spec) is Static:
                 if type(arg) is not type(spec.value) or arg != spec.value:
                     return None
+            elif spec is _NEVER:
+                return None
             else:
                 flat, treedef = tree_flatten(arg)
                 if treedef != spec:
                     return None
                 leaves += flat
-        for get, ref in self.watches:
-            if get() is not ref():
+        for still_holds in self.watches:
+            if not still_holds():
                 return None
         if (self.structure.volatile or self.uses_grads) and not self.fits():
             return None
@@ -133,7 +138,7 @@ class _Plan:
         """What the program depends on."""
         call = self.call
         holes = tuple(None if hole is None else call.root_ids.index(id(hole())) for hole in call.holes)
-        return self.structure.key, call.treedef, holes, self.uses_grads, self.mask
+        return self.structure.key, call.treedef, holes, self.roles, self.draws_from_root, self.uses_grads, self.mask
 
     def gradient_mask(self) -> tuple[bool, ...]:
         """Tell which parameters have a ``.grad`` now."""
@@ -158,7 +163,8 @@ class _Plan:
         cell = current_generator()._key
         key = cell._store[cell._index]
         if type(key) is np.ndarray:
-            key = cell._value = jax.numpy.asarray(key)
+            with jax.ensure_compile_time_eval():  # the generator outlives a trace around this call
+                key = cell._value = jax.numpy.asarray(key)
         structure, arena = self.structure, self.arena
         if arena[0] is not None and not swapped and not self.uses_grads:
             arena[0] = key
@@ -196,7 +202,9 @@ class _Plan:
         order = [i for i, there in enumerate(self.mask) if there]
         first = 1 + len(self.structure)
         overwritten = [first + order.index(i) for i, _ in changes.gradients if self.mask[i]]
-        return (*[0] * changes.drew, *(1 + i for i in changes.slots), *overwritten)
+        cells = self.structure.cells
+        written = [1 + i for i in changes.slots if i >= len(cells) or type(cells[i]) is not KeyCell]
+        return (*written, *overwritten)
 
     def write_back(self, changes: Changes, values: Sequence[Any]) -> None:
         """Put what the program changed back into the objects."""
@@ -259,7 +267,7 @@ class _Jitted:
         self._uses_grads = False
         self._varies = False
         self._last: _Plan | None = None
-        self._methods: weakref.WeakKeyDictionary[Any, _Jitted] = weakref.WeakKeyDictionary()
+        self._methods: dict[int, _Jitted] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         plan = self._last
@@ -275,7 +283,7 @@ class _Jitted:
             self._adapt(signal)
             return self(*args, **kwargs)
         except jax.errors.JaxRuntimeError as error:
-            if "donate" not in str(error) or len({*map(id, state), *map(id, leaves)}) == len(state) + len(leaves):
+            if "donate" not in str(error):
                 raise
             out, values = program.jitted(*_unshared([*state, *leaves], program.donated))
         finally:
@@ -289,7 +297,7 @@ class _Jitted:
         """Find the plan for a call, or make one."""
         args, kwargs = self._wrap_static(args, kwargs)
         call = Call(self.__wrapped__, args, kwargs)
-        key = (_hashable(call.treedef), call.root_ids, tuple(hole is not None and id(hole()) for hole in call.holes))
+        key = (call.treedef, call.root_ids, tuple(hole is not None and id(hole()) for hole in call.holes))
         plan = self._plans.get(key)
         if self._varies:
             key = (*key, *map(_aval, call.leaves))
@@ -315,8 +323,8 @@ class _Jitted:
     def _wrap_static(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self._static_nums or self._static_names:
             nums = {n % len(args) if n < 0 else n for n in self._static_nums} if args else ()
-            args = tuple(Static(a) if i in nums else a for i, a in enumerate(args))
-            kwargs = {k: Static(v) if k in self._static_names else v for k, v in kwargs.items()}
+            args = tuple(_static(a) if i in nums else a for i, a in enumerate(args))
+            kwargs = {k: _static(v) if k in self._static_names else v for k, v in kwargs.items()}
         return args, kwargs
 
     def _adapt(self, signal: BaseException) -> None:
@@ -367,13 +375,15 @@ class _Jitted:
         if instance is None:
             return self
         if is_stateful(instance):
-            return functools.partial(self, instance)
-        if instance not in self._methods:
+            return _Method(self, instance)
+        known = self._methods.get(id(instance))
+        if known is None:
             nums, names, donate, options = self._settings
-            method = self.__wrapped__.__get__(instance, owner)
             nums = tuple(n - 1 if n > 0 else n for n in nums)  # the instance is no argument any more
-            self._methods[instance] = _Jitted(method, nums, names, donate, options)
-        return self._methods[instance]
+            known = _Jitted(_WeakMethod(self.__wrapped__, instance), nums, names, donate, options)
+            self._methods[id(instance)] = known
+            weakref.finalize(instance, self._methods.pop, id(instance), None)
+        return known
 
     def __getattr__(self, name: str) -> Any:
         function = self.__dict__.get("__wrapped__")
@@ -383,6 +393,42 @@ class _Jitted:
 
     def __repr__(self) -> str:
         return f"<jm.jit of {self.__wrapped__!r}>"
+
+
+class _Method:
+    """A compiled function bound to a module, which is its first argument."""
+
+    def __init__(self, jitted: _Jitted, instance: Any) -> None:
+        self._jitted = jitted
+        self.__self__ = instance
+        self.__wrapped__ = jitted.__wrapped__.__get__(instance)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._jitted(self.__self__, *args, **kwargs)
+
+    def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
+        """Return the lowered program for these arguments."""
+        return self._jitted.lower(self.__self__, *args, **kwargs)
+
+    def trace(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the traced program for these arguments."""
+        return self._jitted.trace(self.__self__, *args, **kwargs)
+
+
+class _WeakMethod:
+    """A method of a plain object that does not keep the object alive."""
+
+    def __init__(self, function: Callable[..., Any], instance: Any) -> None:
+        self.__wrapped__ = function
+        self.__name__ = getattr(function, "__name__", "method")
+        self._instance = weakref.ref(instance)
+
+    @property
+    def __self__(self) -> Any:
+        return self._instance()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__wrapped__(self._instance(), *args, **kwargs)
 
 
 def _forget(owner: "weakref.ref[_Jitted]", key: Any, _: Any) -> None:
@@ -422,23 +468,27 @@ def _check_leaves(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             )
 
 
-def _hashable(treedef: Any) -> Any:
+def _static(value: Any) -> Static:
     try:
-        hash(treedef)
+        hash(value)
     except TypeError as error:
         raise ValueError(f"static arguments of a jm.jit function must be hashable: {error}") from None
-    return treedef
+    return Static(value)
 
 
 def _unshared(flat: Sequence[Any], donated: tuple[int, ...]) -> list[Any]:
     """Copy donated arrays that are passed more than once: memory can be given away only once."""
-    seen = {id(array) for i, array in enumerate(flat) if i not in donated}
+    seen = {_memory(array) for i, array in enumerate(flat) if i not in donated}
     unshared = list(flat)
     for i in donated:
-        if id(flat[i]) in seen:
+        if _memory(flat[i]) in seen:
             unshared[i] = copy_array(flat[i])
-        seen.add(id(flat[i]))
+        seen.add(_memory(flat[i]))
     return unshared
+
+
+def _memory(array: Any) -> Any:
+    return array.addressable_shards[0].data.unsafe_buffer_pointer() if isinstance(array, jax.Array) else id(array)
 
 
 def _static_arguments(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxmodules._tracing import is_mapped
+from jaxmodules._tracing import StructureMoves, is_mapped, local
 from jaxmodules.random import Generator, bind_generator, next_key
 from jaxmodules.state import Structure
 from jaxmodules.transforms._call import Call, Changes, commit, is_stateful
@@ -22,6 +22,10 @@ class _NoRandomness(Generator):
             "vmap: called random operation while in randomness error mode. Please either use the 'same' or 'different'"
             " randomness flags on vmap or perform the randomness operation out of vmap"
         )
+
+    def set_key(self, key: Any) -> Any:
+        """Raise RuntimeError: a compiled function has drawn."""
+        return self.next_key()
 
 
 def vmap(
@@ -150,7 +154,15 @@ def eval_shape(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     call = Call(fn, args, kwargs)
     structure = call.structure()
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    out, changes = jax.eval_shape(
-        lambda key, values, leaves: call.run(structure, values, leaves, key=key), key, structure.read(), call.leaves
-    )
+    gradients = [box._grad for box in structure.parameters]
+    try:
+        out, changes = jax.eval_shape(
+            lambda key, values, leaves, gradients: call.run(structure, values, leaves, key=key, gradients=gradients),
+            key, structure.read(), call.leaves, gradients,
+        )  # fmt: skip
+    except StructureMoves as signal:
+        if local.frames:
+            raise
+        signal.change()
+        return eval_shape(fn, *args, **kwargs)
     return call.restore(out, structure) if changes.has_refs else out

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmodules._keys import ATOMS, Stateful
+from jaxmodules._keys import ATOMS, Stateful, holds_tracer
 from jaxmodules._tracing import (
     LeakError,
     UnboundStateError,
@@ -21,7 +21,7 @@ from jaxmodules._tracing import (
     must_not_read,
     unbound_message,
 )
-from jaxmodules._tracked import BufferDict, ChildDict, HookDict, TrackedDict, holds_tracer
+from jaxmodules._tracked import BufferDict, ChildDict, HookDict, TrackedDict
 from jaxmodules.nn.modules import _hooks
 from jaxmodules.nn.parameter import Buffer, Parameter, to_array
 
@@ -107,6 +107,7 @@ def set_attribute(module: Any, name: str, value: Any) -> None:
     if isinstance(value, Parameter):
         if parameters is None:
             raise AttributeError("cannot assign parameters before Module.__init__() call")
+        parameters._check(name, value)
         _forget(own, name, "_buffers", "_modules")
         module.register_parameter(name, value)
     elif parameters is not None and name in parameters:
@@ -126,6 +127,7 @@ def _set_module(module: Any, name: str, value: Any) -> None:
     if "_modules" not in own:
         raise AttributeError("cannot assign module before Module.__init__() call")
     if is_module(value):
+        own["_modules"]._check(name, value)
         _forget(own, name, "_parameters", "_buffers")
     elif value is not None:
         raise TypeError(f"cannot assign '{typename(value)}' as child module '{name}' (nn.Module or None expected)")
@@ -151,6 +153,15 @@ def _set_buffer(module: Any, name: str, value: Any) -> None:
 @functools.cache
 def _takes_persistent(register_buffer: Callable[..., None]) -> bool:
     return "persistent" in inspect.signature(register_buffer).parameters
+
+
+def buffers_of(module: Any) -> Any:
+    """Return the buffers of one module as pairs; in a compiled function they must have been given to it."""
+    buffers = module.__dict__["_buffers"]
+    if local.frames:
+        for name in buffers:
+            get_attribute(module, name)
+    return buffers.items()
 
 
 def register_buffer(module: Any, name: str, tensor: Any, persistent: bool) -> None:

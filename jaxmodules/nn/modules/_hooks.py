@@ -48,17 +48,17 @@ class RemovableHandle:
         self.remove()
 
 
-def _global() -> HookDict:
+def _global(*flags: HookDict) -> HookDict:
     hooks = HookDict()
     hooks.observed = True
-    global_hooks.append(hooks)
+    global_hooks.append((hooks, flags))
     return hooks
 
 
-forward_pre_hooks = _global()
-forward_hooks = _global()
 forward_hooks_with_kwargs = HookDict()
 forward_hooks_always_called = HookDict()
+forward_pre_hooks = _global()
+forward_hooks = _global(forward_hooks_with_kwargs, forward_hooks_always_called)
 module_registration_hooks = HookDict()
 parameter_registration_hooks = HookDict()
 buffer_registration_hooks = HookDict()

@@ -5,6 +5,7 @@ puts the leaves in, so the new module shares nothing mutable with the old one, a
 module (bound methods, references between siblings) points inside the new.
 """
 
+import copy
 import functools
 import types
 from collections import deque
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmodules._keys import Stateful, is_record
+from jaxmodules._keys import Stateful, contents, is_record
 from jaxmodules._tracing import Cell
 from jaxmodules._tracked import BufferDict, HookDict, TrackedDict, set_item
 from jaxmodules.nn.parameter import Parameter
@@ -99,10 +100,16 @@ class _Copier:
             return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
         if isinstance(value, functools.partial):
             return kind(self.copy(value.func), *map(self.copy, value.args), **self._dict(value.keywords))
-        if isinstance(value, dict) and kind.__init__ in (dict.__init__, HookDict.__init__):
-            return kind(self._dict(value))
-        if isinstance(value, list | set | frozenset | deque) or kind is tuple:
+        if isinstance(value, dict):
+            new = copy.copy(value)  # keeps a default factory
+            new.update(self._dict(value))
+            return new
+        if isinstance(value, deque):
+            return kind(map(self.copy, value), value.maxlen)
+        if isinstance(value, list | set | frozenset) or kind is tuple:
             return kind(self.copy(item) for item in value)
+        if isinstance(value, bytearray):
+            return bytearray(value)
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return kind(*map(self.copy, value))
         if isinstance(value, np.ndarray):
@@ -110,7 +117,8 @@ class _Copier:
         if is_record(value) and not isinstance(value, jax.Array):
             new = object.__new__(kind)
             self.memo[id(value)] = new
-            new.__dict__.update(self._dict(vars(value)))
+            for name, item in self._dict(contents(value)).items():
+                object.__setattr__(new, name, item)
             return new
         return value
 

@@ -443,7 +443,7 @@ class Module(Stateful):
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, jax.Array]]:
         """Yield every buffer with its dotted name."""
-        return self._named_members(lambda m: m._buffers.items(), prefix, recurse, remove_duplicate)
+        return self._named_members(_attributes.buffers_of, prefix, recurse, remove_duplicate)
 
     def children(self) -> Iterator["Module"]:
         """Yield the direct children, each once."""
