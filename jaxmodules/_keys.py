@@ -57,6 +57,8 @@ class Same:
 
 ATOMS = frozenset({int, str, bool, bytes, type(None), type(...), type(NotImplemented)})
 FOREIGN = sys.stdlib_module_names | {"jax", "jaxlib", "numpy", "optax", "jaxmodules", "torch", "flax", "equinox"}
+
+
 def is_record(value: Any) -> bool:
     """Tell whether an object is plain data of the user's: compared by the content of its attributes."""
     kind = type(value)
@@ -96,14 +98,18 @@ def _holds_tracer(value: Any, seen: set[int]) -> bool:
     return is_record(value) and _holds_tracer(contents(value), seen)
 
 
-def restorer(value: Any) -> Callable[[], None]:
+def restorer(value: Any, seen: set[int] | None = None) -> Callable[[], None]:
     """Return a function that puts the content of a container or record back as it is now."""
+    seen = set() if seen is None else seen
+    if id(value) in seen or isinstance(value, Stateful | Cell | jax.Array):
+        return lambda: None
+    seen.add(id(value))
     if isinstance(value, dict):
-        items, inner = dict(value), [restorer(v) for v in value.values()]
+        items, inner = dict(value), [restorer(v, seen) for v in value.values()]
     elif isinstance(value, list | deque | set):
-        items, inner = list(value), [restorer(v) for v in value]
-    elif not isinstance(value, Stateful | Cell | jax.Array) and is_record(value) and hasattr(value, "__dict__"):
-        return restorer(vars(value))
+        items, inner = list(value), [restorer(v, seen) for v in value]
+    elif is_record(value) and hasattr(value, "__dict__"):
+        return restorer(vars(value), seen)
     else:
         return lambda: None
 

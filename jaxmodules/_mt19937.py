@@ -263,7 +263,7 @@ def _box_muller(words: np.ndarray, out: np.ndarray, mean: float, std: float) -> 
         _round(wide, values)
     elif std != 1:
         np.multiply(values, np.float32(std), out=values)
-    if has_zeros:
+    if has_zeros or abs(std) < 1e-30:
         # PyTorch adds the mean even if it is 0, and that makes 0 of -0
         np.add(values, np.float32(0), out=values)
     np.copyto(_quarters(out), values.view(np.complex128).reshape(4, -1))

@@ -159,6 +159,13 @@ def must_not_read(place: Hashable, born: "weakref.ref[Any] | None") -> bool:
     return False
 
 
+def check_call() -> None:
+    """Raise if a module is called in a function that JAX would keep for a later trace, in which it may differ."""
+    frame = local.frames[-1]
+    if not frame.private and _is_staged_inside(frame):
+        raise Captured(frame)
+
+
 def _is_staged_inside(frame: Frame) -> bool:
     for trace in ancestry(current_trace()):
         if trace is frame.trace:

@@ -5,8 +5,23 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxmodules._tracing import Cell, LeakError, Tracer, birth, epoch, is_tracing, leak_message, leaks, local, owner
+from jaxmodules._tracing import (
+    Cell,
+    LeakError,
+    Tracer,
+    UnboundStateError,
+    birth,
+    epoch,
+    is_tracing,
+    leak_message,
+    leaks,
+    local,
+    must_not_read,
+    owner,
+    unbound_message,
+)
 
+get_item = dict.__getitem__
 set_item = dict.__setitem__
 
 
@@ -87,6 +102,12 @@ class BufferDict(TrackedDict):
     """The buffers of a module: a new array in place of an old one is a value, not a change of structure."""
 
     __slots__ = ()
+
+    def __getitem__(self, key: str) -> Any:
+        array = get_item(self, key)
+        if local.frames and array is not None and must_not_read((id(self), key), self._born):
+            raise UnboundStateError(unbound_message(f"the buffer '{'.'.join([*local.path, key])}'"))
+        return array
 
     def _is_change(self, key: str, value: Any) -> bool:
         return key not in self or (self[key] is None) != (value is None)

@@ -32,7 +32,7 @@ from jaxmodules._tracing import (
     must_not_read,
     unbound_message,
 )
-from jaxmodules._tracked import BufferDict, HookDict, global_hooks, set_item
+from jaxmodules._tracked import BufferDict, HookDict, get_item, global_hooks, set_item
 from jaxmodules.random import Generator, current_generator
 
 lock = threading.RLock()
@@ -124,9 +124,10 @@ class Scan(Freezer):
         for name in sorted(own.keys() - NOT_STRUCTURE):
             if name == "_grad" or name == "_labels":
                 continue
-            self.mutable = False
+            outer, self.mutable = self.mutable, False
             parts.append((name, self.freeze(own[name], prefix + name)))
-            if self.mutable:
+            is_mutable, self.mutable = self.mutable, outer
+            if is_mutable:
                 self.volatile.append((weakref.ref(holder), name, Freezer().freeze(own[name], "")))
         return tuple(parts)
 
@@ -144,9 +145,7 @@ class Key:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (
-            isinstance(other, Key) and self._hash == other._hash and self.parts == other.parts
-        )
+        return self is other or (isinstance(other, Key) and self._hash == other._hash and self.parts == other.parts)
 
 
 class Slots:
@@ -178,7 +177,7 @@ class Slots:
         """Return what the slots hold."""
         if local.frames:
             self.check_reading()
-        return [c._store[c._index] for c in self.cells] + [d[k] for d, k in self.items]
+        return [c._store[c._index] for c in self.cells] + [get_item(d, k) for d, k in self.items]
 
     def check_reading(self) -> None:
         """Raise if reading a slot now would bake its array into a compiled program."""
@@ -268,7 +267,7 @@ def bound(
         frame = Frame(owned, lifts, grads, private)
         split = len(slots.cells)
         stores = [(cell._store, cell._index) for cell in slots.cells]
-        arrays = [buffers[name] for buffers, name in slots.items]
+        arrays = [get_item(buffers, name) for buffers, name in slots.items]
         gradients = [box._grad for box in boxes]
         frames = local.frames
         try:

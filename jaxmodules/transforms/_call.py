@@ -236,7 +236,7 @@ def _unwrapped(value: Any) -> Any:
 def commit(structure: Structure, changes: Changes) -> None:
     """Write back what a function changed; if that would leak a tracer, write nothing and raise."""
     values = list(changes.values)
-    key = values.pop() if changes.drew else ()
+    key: Any = values.pop() if changes.drew else None
     split = len(changes.slots)
     arrays = iter(values[split:])
     boxes = structure.parameters if changes.gradients else []

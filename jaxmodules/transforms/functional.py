@@ -1,12 +1,14 @@
 """The purely functional forms of a module: arrays in, arrays out, nothing written."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxmodules._tracked import set_item
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import Parameter, to_array, unbox
 from jaxmodules.random import fork_rng
@@ -162,35 +164,62 @@ def functional_call(
         The output. What the module writes to the arrays it was given is dropped.
 
     Raises:
-        ValueError: if two dicts share a name, or tied names are given different arrays.
+        ValueError: if ``parameter_and_buffer_dicts`` is neither a dict nor a sequence of dicts, two dicts share a name,
+            or tied names are given different arrays.
+        AttributeError: if a name is none of the module's.
         RuntimeError: if ``strict`` and names are missing or unexpected.
-        TypeError: if ``parameter_and_buffer_dicts`` is neither a dict nor a sequence of dicts.
     """
     given = _merge(parameter_and_buffer_dicts)
     layout = _layout(module)
     structure, places = layout.structure, layout.places
     if strict:
         _check_strict(given, places, module)
+    if unknown := [name for name in given if name not in places]:
+        raise AttributeError(f"{module._get_name()} has no parameter or buffer `{unknown[0]}`")
     chosen: dict[int, tuple[str, Any]] = {}
-    for name, array in given.items():
-        if name not in places:
-            continue
+    apart: list[tuple[Any, str, Any]] = []
+    shared = Counter(places.values())
+    for name, value in given.items():
+        array = value if isinstance(value, jax.Array) else to_array(unbox(value))
         slot = places[name]
-        if slot in chosen and tie_weights and chosen[slot][1] is not array:
+        if not tie_weights and shared[slot] > 1:
+            path, _, leaf = name.rpartition(".")
+            apart.append((module.get_submodule(path), leaf, array))
+            continue
+        if slot in chosen and chosen[slot][1] is not array:
             raise ValueError(f"functional_call got conflicting values for the tied keys {chosen[slot][0]}, {name}")
         chosen[slot] = (name, array)
     order = sorted(chosen)
-    arrays = [chosen[slot][1] for slot in order]
     arguments = () if args is None else args if isinstance(args, tuple) else (args,)
-    values = [a if isinstance(a, jax.Array) else to_array(unbox(a)) for a in arrays]
-    return run_bound(structure.subset(order), values, lambda: module(*arguments, **(kwargs or {})))
+
+    def body() -> Any:
+        with _untied(apart):
+            return module(*arguments, **(kwargs or {}))
+
+    return run_bound(structure.subset(order), [chosen[slot][1] for slot in order], body)
+
+
+@contextmanager
+def _untied(names: Sequence[tuple[Module, str, Any]]) -> Iterator[None]:
+    """Give some names of shared parameters or buffers a value that the others don't have."""
+    before = []
+    try:
+        for owner, name, array in names:
+            registry: Any = owner._parameters if name in owner._parameters else owner._buffers
+            before.append((registry, name, registry[name]))
+            box = registry[name]
+            set_item(registry, name, box._with(array) if isinstance(box, Parameter) else array)
+        yield
+    finally:
+        for registry, name, value in reversed(before):
+            set_item(registry, name, value)
 
 
 def _merge(dicts: Any) -> dict[str, Any]:
     if isinstance(dicts, Mapping):
         return dict(dicts)
     if not isinstance(dicts, Sequence) or not all(isinstance(d, Mapping) for d in dicts):
-        raise TypeError(
+        raise ValueError(
             f"Expected parameter_and_buffer_dicts to be a dict, or a list/tuple of dicts, but got {type(dicts)}"
         )
     merged: dict[str, Any] = {}

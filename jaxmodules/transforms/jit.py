@@ -17,7 +17,7 @@ import numpy as np
 from jax.tree_util import tree_flatten, tree_flatten_with_path
 
 from jaxmodules._tracing import GradsTouched, StructureMoves, Tracer, epoch, is_tracing, local
-from jaxmodules._tracked import set_item
+from jaxmodules._tracked import get_item, set_item
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import copy_array
 from jaxmodules.random import KeyCell, current_generator
@@ -171,7 +171,7 @@ class _Plan:
             if not structure.items:
                 return arena
             locked = lock.acquire(False) or wait(structure)
-            flat = arena + [buffers[name] for buffers, name in structure.items]
+            flat = arena + [get_item(buffers, name) for buffers, name in structure.items]
         else:
             locked = lock.acquire(False) or wait(structure)
             flat = [key, *structure.read()]
@@ -288,7 +288,7 @@ class _Jitted:
             out, values = program.jitted(*_unshared([*state, *leaves], program.donated))
         finally:
             _running.plan = None
-        changes = program.changes
+        changes: Any = program.changes
         if values or changes.gradients:
             plan.write_back(changes, values)
         return plan.call.restore(out, plan.structure) if changes.has_refs else out

@@ -146,9 +146,7 @@ def test_copies_and_pickles_are_alike_and_apart(case: Case) -> None:
     net, _ = build_pair(case)
     for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert repr(twin) == repr(net) and type(twin) is type(net)
-        for (name, array), (other, copied) in zip(
-            net.state_dict().items(), twin.state_dict().items(), strict=True
-        ):
+        for (name, array), (other, copied) in zip(net.state_dict().items(), twin.state_dict().items(), strict=True):
             assert name == other
             np.testing.assert_array_equal(array, copied)
         for mine, its in zip(net.parameters(), twin.parameters(), strict=True):

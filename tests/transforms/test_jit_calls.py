@@ -190,7 +190,7 @@ def test_state_out_of_sight_is_an_error(kind: str) -> None:
 
 
 def test_error_about_unseen_state_says_which_layer_reads_it() -> None:
-    with pytest.raises(RuntimeError, match=r"used in 'Sequential.0'|buffer '\w+' of BatchNorm1d"):
+    with pytest.raises(RuntimeError, match=r"Sequential\.0"):
         jm.jit(lambda x: Hidden.net(x))(BATCH)
 
 

@@ -12,14 +12,11 @@ import numpy as np
 from jaxmodules._keys import ATOMS, Stateful, holds_tracer
 from jaxmodules._tracing import (
     LeakError,
-    UnboundStateError,
     epoch,
     is_tracing,
     leak_message,
     leaks,
     local,
-    must_not_read,
-    unbound_message,
 )
 from jaxmodules._tracked import BufferDict, ChildDict, HookDict, TrackedDict
 from jaxmodules.nn.modules import _hooks
@@ -91,10 +88,7 @@ def get_attribute(module: Any, name: str) -> Any:
     if "_parameters" in own and name in own["_parameters"]:
         return own["_parameters"][name]
     if "_buffers" in own and name in own["_buffers"]:
-        buffers = own["_buffers"]
-        if local.frames and must_not_read((id(buffers), name), buffers._born) and buffers[name] is not None:
-            raise UnboundStateError(unbound_message(f"buffer '{name}' of {type(module).__name__}"))
-        return buffers[name]
+        return own["_buffers"][name]
     if "_modules" in own and name in own["_modules"]:
         return own["_modules"][name]
     raise AttributeError(f"'{type(module).__name__}' object has no attribute '{name}'")
@@ -158,10 +152,7 @@ def _takes_persistent(register_buffer: Callable[..., None]) -> bool:
 def buffers_of(module: Any) -> Any:
     """Return the buffers of one module as pairs; in a compiled function they must have been given to it."""
     buffers = module.__dict__["_buffers"]
-    if local.frames:
-        for name in buffers:
-            get_attribute(module, name)
-    return buffers.items()
+    return [(name, buffers[name]) for name in buffers]
 
 
 def register_buffer(module: Any, name: str, tensor: Any, persistent: bool) -> None:

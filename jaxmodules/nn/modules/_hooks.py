@@ -153,9 +153,7 @@ def register_module_forward_pre_hook(hook: Any) -> RemovableHandle:
     return add_hook(forward_pre_hooks, hook)
 
 
-def register_module_forward_hook(
-    hook: Any, *, with_kwargs: bool = False, always_call: bool = False
-) -> RemovableHandle:
+def register_module_forward_hook(hook: Any, *, with_kwargs: bool = False, always_call: bool = False) -> RemovableHandle:
     """Register ``hook(module, args, output)`` to run after the ``forward`` of every module."""
     return add_hook(
         forward_hooks,

@@ -102,7 +102,8 @@ class _Copier:
             return kind(self.copy(value.func), *map(self.copy, value.args), **self._dict(value.keywords))
         if isinstance(value, dict):
             new = copy.copy(value)  # keeps a default factory
-            new.update(self._dict(value))
+            for key, item in value.items():
+                new[key] = self.copy(item)
             return new
         if isinstance(value, deque):
             return kind(map(self.copy, value), value.maxlen)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxmodules._tracing import Tracer
 from jaxmodules.nn.parameter import Parameter, copy_array, to_array, unbox
 
 EXTRA_STATE = "_extra_state"
@@ -171,8 +172,10 @@ class _Snapshot:
 
 
 def _is_array_like(value: Any) -> bool:
-    return isinstance(value, jax.Array | np.ndarray | np.generic) or hasattr(value, "__jax_array__") or hasattr(
-        value, "detach"
+    return (
+        isinstance(value, jax.Array | np.ndarray | np.generic)
+        or hasattr(value, "__jax_array__")
+        or hasattr(value, "detach")
     )
 
 
@@ -242,7 +245,7 @@ def _put(module: Any, name: str, current: Any, new: Any, assign: bool) -> None:
     if array is unbox(new):
         array = copy_array(array)
     old = unbox(current) if not is_parameter else current._value
-    if isinstance(old, jax.Array) and getattr(old, "committed", False) and isinstance(array, jax.Array):
+    if not isinstance(old, Tracer) and not isinstance(array, Tracer) and getattr(old, "committed", False):
         array = jax.device_put(array, old.sharding)
     if is_parameter:
         current.value = array

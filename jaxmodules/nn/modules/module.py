@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodules._keys import Stateful
-from jaxmodules._tracing import epoch, is_tracing, local
+from jaxmodules._tracing import check_call, epoch, is_tracing, local
 from jaxmodules.nn.modules import _attributes, _convert, _hooks, _pytree, _state_dict, _walk
 from jaxmodules.nn.modules._attributes import DICTS, typename
 from jaxmodules.nn.modules._hooks import (
@@ -71,7 +71,7 @@ class Module(Stateful):
     _version: int = 1
     call_super_init: bool = False
     _compiled_call_impl: Callable[..., Any] | None = None
-    _compiler: ClassVar[Callable[..., Any] | None] = None  # set by transforms.jit, which is a level above
+    _compiler: ClassVar[Callable[..., Any]]  # set by transforms.jit, which is a level above
 
     training: bool
     _parameters: dict[str, Parameter | None]
@@ -80,8 +80,8 @@ class Module(Stateful):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if not self.call_super_init and (args or kwargs):
-            what = f"takes 1 positional argument but {len(args) + 1} were given"
-            what = f"got an unexpected keyword argument '{next(iter(kwargs))}'" if kwargs else what
+            unexpected = f"got an unexpected keyword argument '{next(iter(kwargs), None)}'"
+            what = unexpected if kwargs else f"takes 1 positional argument but {len(args) + 1} were given"
             raise TypeError(f"{type(self).__name__}.__init__() {what}")
         object.__setattr__(self, "_observed", False)
         own = self.__dict__
@@ -187,6 +187,8 @@ class Module(Stateful):
     def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
         if not is_tracing():
             return self._run(args, kwargs)
+        if local.frames:
+            check_call()
         name = getattr(self, "_scope", None) or type(self).__name__
         local.path.append(name)
         try:
@@ -206,7 +208,6 @@ class Module(Stateful):
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Make calls of this module run compiled; the arguments are those of ``jm.jit``."""
-        assert Module._compiler is not None
         self._compiled_call_impl = Module._compiler(self._call_impl, *args, **kwargs)
 
     def register_forward_pre_hook(
@@ -304,7 +305,7 @@ class Module(Stateful):
         """Return an ordered dict of all parameters and persistent buffers, by dotted name.
 
         Args:
-            args: ``destination``, ``prefix`` and ``keep_vars`` by position (deprecated).
+            args: the others by position (deprecated).
             destination: a dict to put them into.
             prefix: put before every name.
             keep_vars: list the Parameters themselves instead of their arrays.
@@ -529,9 +530,7 @@ class Module(Stateful):
         """
         device, dtype = _convert.parse_to(args, kwargs)
         if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
-            raise TypeError(
-                f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype}"
-            )
+            raise TypeError(f"nn.Module.to only accepts floating point or complex dtypes, but got desired {dtype=}")
         return self._apply(_convert.converter(device, dtype))
 
     def to_empty(self, *, device: Any, recurse: bool = True) -> Self:
