@@ -223,7 +223,7 @@ def _wide_fma(x: np.ndarray, factor: float, offset: float) -> np.ndarray:
     """Return float64 ``x * factor + offset`` rounded once: the errors of product and sum are added at the end."""
     product = x * factor
     if offset == 0:
-        return product
+        return product + 0.0  # makes 0 of -0
     (x_high, x_low), (f_high, f_low) = _split(x), _split(np.asarray(factor, np.float64))
     error = ((x_high * f_high - product) + x_high * f_low + x_low * f_high) + x_low * f_low
     total = product + offset

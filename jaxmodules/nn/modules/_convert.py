@@ -61,7 +61,12 @@ def parse_dtype(dtype: Any) -> Any:
 
 
 def parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """Return the (device, dtype) that the arguments of :meth:`Module.to` ask for."""
+    """Return the (device, dtype) that the arguments of :meth:`Module.to` ask for.
+
+    Raises:
+        RuntimeError: if the device is not there.
+        TypeError: if an argument is neither device nor dtype, or the dtype is one of integers.
+    """
     options = dict(kwargs)
     device, dtype = options.pop("device", None), options.pop("dtype", None)
     options.pop("non_blocking", None)
@@ -83,8 +88,12 @@ def parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             raise TypeError(f"to() received an unexpected argument {value!r}: expected a device and a dtype")
     if other is not None:
         array = unbox(other)
-        return getattr(array, "sharding", None), array.dtype
-    return parse_device(device), None if dtype is None else parse_dtype(dtype)
+        device, dtype = getattr(array, "sharding", None), array.dtype
+    else:
+        device, dtype = parse_device(device), None if dtype is None else parse_dtype(dtype)
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype}")
+    return device, dtype
 
 
 def _names_device(value: Any) -> bool:

@@ -529,8 +529,6 @@ class Module(Stateful):
             TypeError: if an argument is neither, or the dtype is one of integers.
         """
         device, dtype = _convert.parse_to(args, kwargs)
-        if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
-            raise TypeError(f"nn.Module.to only accepts floating point or complex dtypes, but got desired {dtype=}")
         return self._apply(_convert.converter(device, dtype))
 
     def to_empty(self, *, device: Any, recurse: bool = True) -> Self:
