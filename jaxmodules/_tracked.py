@@ -21,6 +21,7 @@ from jaxmodules._tracing import (
     unbound_message,
 )
 
+buffer_writes = [0]  # how often any buffer was written; a copy of some is true while the count stands still
 get_item = dict.__getitem__
 set_item = dict.__setitem__
 
@@ -108,6 +109,10 @@ class BufferDict(TrackedDict):
         if local.frames and array is not None and must_not_read((id(self), key), self._born):
             raise UnboundStateError(unbound_message(f"the buffer '{'.'.join([*local.path, key])}'"))
         return array
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        buffer_writes[0] += 1
+        super().__setitem__(key, value)
 
     def _is_change(self, key: str, value: Any) -> bool:
         return key not in self or (self[key] is None) != (value is None)

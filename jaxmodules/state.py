@@ -32,7 +32,7 @@ from jaxmodules._tracing import (
     must_not_read,
     unbound_message,
 )
-from jaxmodules._tracked import BufferDict, HookDict, get_item, global_hooks, set_item
+from jaxmodules._tracked import BufferDict, HookDict, buffer_writes, get_item, global_hooks, set_item
 from jaxmodules.random import Generator, current_generator
 
 lock = threading.RLock()
@@ -189,6 +189,7 @@ class Slots:
 
     def write_items(self, values: Sequence[Any]) -> None:
         """Put arrays into the buffers, unchecked."""
+        buffer_writes[0] += 1
         for (buffers, name), value in zip(self.items, values, strict=True):
             set_item(buffers, name, value)
 
@@ -201,6 +202,7 @@ class Slots:
             else:
                 buffers, name = self.items[i - split]
                 buffers._check(name, value)
+        buffer_writes[0] += 1
         for i, value in zip(indices, values, strict=True):
             if i < split:
                 self.cells[i]._value = value

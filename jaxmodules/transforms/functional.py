@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmodules._tracked import set_item
+from jaxmodules._tracked import buffer_writes, set_item
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import Parameter, to_array, unbox
 from jaxmodules.random import fork_rng
@@ -209,10 +209,12 @@ def _untied(names: Sequence[tuple[Module, str, Any]]) -> Iterator[None]:
             before.append((registry, name, registry[name]))
             box = registry[name]
             set_item(registry, name, box._with(array) if isinstance(box, Parameter) else array)
+        buffer_writes[0] += 1
         yield
     finally:
         for registry, name, value in reversed(before):
             set_item(registry, name, value)
+        buffer_writes[0] += 1
 
 
 def _merge(dicts: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from jax.tree_util import tree_flatten, tree_flatten_with_path
 
 from jaxmodules._tracing import GradsTouched, StructureMoves, Tracer, epoch, is_tracing, local
-from jaxmodules._tracked import get_item, set_item
+from jaxmodules._tracked import buffer_writes, get_item, set_item
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import copy_array
 from jaxmodules.random import KeyCell, current_generator
@@ -46,7 +46,7 @@ class _Program:
 
     def __init__(self, name: str, donate: bool, options: dict[str, Any]) -> None:
         def traced(*flat: Any) -> tuple[Any, Sequence[Any]]:
-            out, changes = _running.plan.run(flat)
+            out, changes = _running.plan().run(flat)
             if self.changes is not None and changes.static != self.changes.static:
                 raise _Varies
             self.changes = Changes(changes.static, ())
@@ -72,6 +72,7 @@ class _Plan:
     """All that a call on one set of objects needs: where the slots are, which program, what to write back."""
 
     def __init__(self, call: Call, specs: Sequence[Any], names: tuple[str, ...], uses_grads: bool) -> None:
+        self.itself = weakref.ref(self)
         self.call = call
         self.specs = specs  # one for each argument: None for an array, else what it has to be
         self.names = names
@@ -89,6 +90,8 @@ class _Plan:
         self.gradient_count = sum(self.mask)
         self.program: _Program
         self.arena: list[Any] = [None]  # key and cells, once they have moved there
+        self.first_buffer = 1 + len(self.structure.cells)
+        self.buffers_read = -1
         self.adoptions = -1
         self.written: Changes | None = None
         self.write_cells: list[Any] = []
@@ -168,20 +171,22 @@ class _Plan:
         structure, arena = self.structure, self.arena
         if arena[0] is not None and not swapped and not self.uses_grads:
             arena[0] = key
-            if not structure.items:
+            if self.buffers_read == buffer_writes[0]:
                 return arena
-            locked = lock.acquire(False) or wait(structure)
-            flat = arena + [get_item(buffers, name) for buffers, name in structure.items]
-        else:
-            locked = lock.acquire(False) or wait(structure)
+        locked = lock.acquire(False) or wait(structure)
+        try:
+            self.buffers_read = buffer_writes[0]
             flat = [key, *structure.read()]
             flat += [box._grad for box in self.boxes if box._grad is not None]
-        if locked:
-            lock.release()
+        finally:
+            if locked:
+                lock.release()
+        if arena[0] is not None and not swapped and not self.uses_grads:
+            arena[self.first_buffer :] = flat[self.first_buffer :]
         return flat
 
     def adopt(self) -> None:
-        """Move the cells into one list of this plan's."""
+        """Move the cells into one list of this plan's, and copies of the buffers behind them."""
         adoptions[0] += 1
         arena: list[Any] = [True]
         for index, cell in enumerate(self.structure.cells, 1):
@@ -189,11 +194,12 @@ class _Plan:
             arena.append(store[cell._index])
             store[0] = store[cell._index] = None  # no whole arena any more
             cell._store, cell._index = arena, index
-        self.arena = arena
+        arena += [get_item(buffers, name) for buffers, name in self.structure.items]
+        self.arena, self.buffers_read = arena, buffer_writes[0]
 
     def __del__(self) -> None:
-        arena = self.arena
-        for cell in self.structure.cells:
+        arena = self.__dict__.get("arena", [None])  # an unfinished plan has none
+        for cell in self.structure.cells if len(arena) > 1 else ():
             if cell._store is arena:
                 cell._store, cell._index = [None, arena[cell._index]], 1
 
@@ -215,18 +221,21 @@ class _Plan:
             with lock:
                 commit(self.structure, Changes(changes.static, values))
             return
-        if self.write_items or arena[0] is None:
-            self._write_separately(values)
         if arena[0] is not None:
             for there, here in self.runs:
                 arena[there] = values[here]
+        if self.write_items or arena[0] is None:
+            self._write_separately(values)
 
     def _write_separately(self, values: Sequence[Any]) -> None:
-        """Write what is not in the arena: buffers, and cells that another plan's arena or none holds."""
+        """Write the buffers, and cells that another plan's arena or none holds."""
         locked = lock.acquire(False) or wait(self.structure)
         try:
-            for (buffers, name), value in zip(self.write_items, values[len(self.write_cells) :], strict=True):
+            for (buffers, name), value in zip(self.write_items, values[len(self.write_cells) :]):  # noqa: B905 (hot)
                 set_item(buffers, name, value)
+            is_current = self.buffers_read == buffer_writes[0]
+            buffer_writes[0] += 1
+            self.buffers_read = buffer_writes[0] if is_current else -1
             if self.arena[0] is None and self.write_cells:
                 for cell, value in zip(self.write_cells, values, strict=False):
                     cell._value = value
@@ -239,14 +248,14 @@ class _Plan:
 
     def _prepare_writing(self, changes: Changes) -> None:
         split = len(self.structure.cells)
-        cells = [i for i in changes.slots if i < split]
-        self.write_cells = [self.structure.cells[i] for i in cells]
-        self.write_items = [self.structure.items[i - split] for i in changes.slots if i >= split]
+        slots = changes.slots
+        self.write_cells = [self.structure.cells[i] for i in slots if i < split]
+        self.write_items = [self.structure.items[i - split] for i in slots if i >= split]
         self.runs = []
         start = 0
-        for end in range(1, len(cells) + 1):  # neighbours are written as one slice
-            if end == len(cells) or cells[end] != cells[end - 1] + 1:
-                first = 1 + cells[start]
+        for end in range(1, len(slots) + 1):  # neighbours are written as one slice
+            if end == len(slots) or slots[end] != slots[end - 1] + 1:
+                first = 1 + slots[start]
                 self.runs.append((slice(first, first + end - start), slice(start, end)))
                 start = end
         self.written = changes
@@ -276,7 +285,7 @@ class _Jitted:
             plan, leaves = self._prepare(args, kwargs)
         state = plan.read()
         program = plan.program
-        _running.plan = plan
+        _running.plan = plan.itself
         try:
             out, values = (program.jitted or program.build(state + leaves, plan))(*state, *leaves)
         except _SIGNALS as signal:
@@ -286,8 +295,6 @@ class _Jitted:
             if "donate" not in str(error):
                 raise
             out, values = program.jitted(*_unshared([*state, *leaves], program.donated))
-        finally:
-            _running.plan = None
         changes: Any = program.changes
         if values or changes.gradients:
             plan.write_back(changes, values)
@@ -344,14 +351,12 @@ class _Jitted:
     def _stage(self, stage: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         plan, leaves = self._prepare(args, kwargs)
         flat = [*plan.read(), *leaves]
-        _running.plan = plan
+        _running.plan = plan.itself
         try:
             return getattr(plan.program.jitted or plan.program.build(flat, plan), stage)(*flat)
         except _SIGNALS as signal:
             self._adapt(signal)
             return self._stage(stage, args, kwargs)
-        finally:
-            _running.plan = None
 
     def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
         """Return the program for these arguments, lowered: ``.compile()`` it, read its text or its costs.
