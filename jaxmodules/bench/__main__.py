@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m jaxmodules.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds: a check that everything runs")
     quick = parser.parse_args(argv).quick
-    resnet.run(rounds=1 if quick else 5)
+    resnet.run(rounds=1 if quick else 9)
     for blocks in SIZES:
         training_step.run(blocks, rounds=2 if quick else 31, seconds=0.005 if quick else 0.05)
         programs.run(blocks, rounds=2 if quick else 7)
