@@ -69,6 +69,10 @@ def is_record(value: Any) -> bool:
     return has_attributes and not isinstance(value, opaque) and _home(kind) not in FOREIGN
 
 
+def _is_frozen(kind: type) -> bool:
+    return dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
 def contents(record: Any) -> dict[str, Any]:
     """Return the attributes of a record by name."""
     if hasattr(record, "__dict__"):
@@ -186,7 +190,7 @@ class Freezer:
                 self.mutable = True
             return kind, Same(value), tuple(self.freeze(v, path) for _, v in held)
         if is_record(value):
-            self.mutable = True
+            self.mutable |= not _is_frozen(kind)
             return kind, self.freeze(contents(value), path)
         if kind.__eq__ is not object.__eq__ and kind.__hash__ not in (None, object.__hash__):
             return kind, value

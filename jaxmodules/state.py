@@ -55,6 +55,7 @@ class Scan(Freezer):
         self.cell_names: list[str] = []
         self.item_names: list[str] = []
         self.volatile: list[tuple[weakref.ref[Any], str, Hashable]] = []
+        self._watched: set[int] = set()
         self._later: list[tuple[Any, str]] = []
 
     def run(self, roots: Sequence[Any]) -> Hashable:
@@ -127,7 +128,8 @@ class Scan(Freezer):
             outer, self.mutable = self.mutable, False
             parts.append((name, self.freeze(own[name], prefix + name)))
             is_mutable, self.mutable = self.mutable, outer
-            if is_mutable:
+            if is_mutable and id(own[name]) not in self._watched:  # a settings object is often shared by all layers
+                self._watched.add(id(own[name]))
                 self.volatile.append((weakref.ref(holder), name, Freezer().freeze(own[name], "")))
         return tuple(parts)
 

@@ -46,7 +46,11 @@ class _Program:
 
     def __init__(self, name: str, donate: bool, options: dict[str, Any]) -> None:
         def traced(*flat: Any) -> tuple[Any, Sequence[Any]]:
-            out, changes = _running.plan().run(flat)
+            plan = _running.plan()
+            try:
+                out, changes = plan.run(flat)
+            finally:
+                _running.plan = plan.itself  # other compiled calls may have run meanwhile
             if self.changes is not None and changes.static != self.changes.static:
                 raise _Varies
             self.changes = Changes(changes.static, ())
