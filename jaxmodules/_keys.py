@@ -70,7 +70,7 @@ def is_record(value: Any) -> bool:
 
 
 def _is_frozen(kind: type) -> bool:
-    return dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    return bool(getattr(getattr(kind, "__dataclass_params__", None), "frozen", False))
 
 
 def contents(record: Any) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class TrackedDict(dict[str, Any]):
             self[key] = default
         return self[key]
 
-    def __ior__(self, other: Any) -> "TrackedDict":  # type: ignore[override, misc]
+    def __ior__(self, other: Any) -> "TrackedDict":
         self.update(other)
         return self
 

@@ -179,7 +179,7 @@ class _Unpacker:
             case {"OrderedDict": list() as items}:
                 built = OrderedDict((self.unpack(key), self.unpack(value)) for key, value in items)
                 if "_metadata" in node:
-                    built._metadata = self.unpack(node["_metadata"])  # type: ignore[attr-defined]
+                    vars(built)["_metadata"] = self.unpack(node["_metadata"])
                 return built
             case {"tuple": list() as values}:
                 return tuple(self.unpack(value) for value in values)

@@ -156,7 +156,7 @@ class Adam(Optimizer):
         super().__init__(params, settings)
 
     @staticmethod
-    def rule(  # type: ignore[override]
+    def rule(
         *,
         lr: Any,
         one_minus_betas: tuple[Any, Any],

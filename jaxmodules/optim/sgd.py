@@ -100,7 +100,7 @@ class SGD(Optimizer):
         super().__init__(params, settings)
 
     @staticmethod
-    def rule(  # type: ignore[override]
+    def rule(
         *,
         lr: Any,
         momentum: Any,

@@ -52,7 +52,7 @@ class Changes:
 class Ref:
     """Stand for one of the caller's own objects in the output of a traced function."""
 
-    def __init__(self, root: int, path: str | int) -> None:
+    def __init__(self, root: int, path: Any) -> None:
         self.root = root
         self.path = path
 
@@ -222,7 +222,7 @@ class Call:
             if not isinstance(leaf, Ref):
                 return leaf
             if leaf.root < 0:
-                return structure.cells[leaf.path]  # type: ignore[index]
+                return structure.cells[leaf.path]
             root = roots[leaf.root]
             return root.get_submodule(leaf.path) if leaf.path else root
 

@@ -45,7 +45,7 @@ class LoadPreHook:
         return {"hook": self.hook, "module": None if self.module is None else self.module()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["hook"], state["module"])  # type: ignore[misc]
+        self.__init__(state["hook"], state["module"])
 
 
 def positional(args: tuple[Any, ...], destination: Any, prefix: str, keep_vars: bool) -> tuple[Any, str, bool]:
