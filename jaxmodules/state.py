@@ -24,6 +24,7 @@ from jaxmodules._tracing import (
     Captured,
     Cell,
     Frame,
+    StructureMoves,
     UnboundStateError,
     cache_owner,
     epoch,
@@ -314,6 +315,13 @@ def run_bound(
     except Captured as signal:
         if signal.frame is not frame:
             raise
+    except StructureMoves:
+        if lifts or grads or any(outer.lifts or outer.grads for outer in local.frames):
+            raise
+        raise RuntimeError(
+            "an optimizer has to rearrange its state for these gradients, which it can't do inside this transform:"
+            " call step() outside it, or put jm.jit around the whole"
+        ) from None
     generator.host.set_state(host)
     generator._key._value = key
     with bound(slots, values, lifts=lifts, grads=grads, private=True):

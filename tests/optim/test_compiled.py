@@ -255,3 +255,28 @@ def test_the_program_of_a_step_costs_what_raw_optax_costs() -> None:
         expected = jax.jit(raw).lower(*raw_arguments).compile().cost_analysis()
     for what in ("flops", "bytes accessed"):
         assert cost[what] == pytest.approx(expected[what], rel=0.01)
+
+
+def test_rearranging_inside_a_foreign_transform_is_an_error() -> None:
+    first, second = nn.Linear(3, 2), nn.Linear(3, 4)
+    optimizer = jm.optim.Adam([*first.parameters(), *second.parameters()])
+
+    def step(x: jax.Array) -> jax.Array:
+        loss, grads = jm.value_and_grad(lambda net: (net(x) ** 2).mean())(first)
+        optimizer.step(grads)
+        return loss
+
+    with pytest.raises(RuntimeError, match="rearrange its state"):
+        jm.vmap(step)(jnp.ones((1, 2, 3)))
+
+
+def test_shape_of_a_step_that_rearranges_is_known() -> None:
+    first, second = nn.Linear(3, 2), nn.Linear(3, 4)
+    optimizer = jm.optim.Adam([*first.parameters(), *second.parameters()])
+
+    def step(net: nn.Module, optimizer: jm.optim.Optimizer, x: jax.Array) -> jax.Array:
+        loss, grads = jm.value_and_grad(lambda net: (net(x) ** 2).mean())(net)
+        optimizer.step(grads)
+        return loss
+
+    assert jm.eval_shape(step, first, optimizer, jnp.ones((2, 3))).shape == ()
