@@ -154,25 +154,23 @@ def must_not_read(place: Hashable, born: "weakref.ref[Any] | None") -> bool:
     frame = owner(place)
     if frame is None:
         return born is None and any(f.lifts for f in local.frames)
-    if not frame.private and _is_staged_inside(frame):
-        raise Captured(frame)
+    _refuse_staging(frame)
     return False
 
 
 def check_call() -> None:
     """Raise if a module is called in a function that JAX would keep for a later trace, in which it may differ."""
-    frame = local.frames[-1]
-    if not frame.private and _is_staged_inside(frame):
-        raise Captured(frame)
+    _refuse_staging(local.frames[-1])
 
 
-def _is_staged_inside(frame: Frame) -> bool:
+def _refuse_staging(frame: Frame) -> None:
+    if frame.private:
+        return
     for trace in ancestry(current_trace()):
         if trace is frame.trace:
-            return False
+            return
         if type(trace).__name__ == "DynamicJaxprTrace":
-            return True
-    return False
+            raise Captured(frame)
 
 
 # Part of the key of JAX's caches: a frame that sets it finds nothing that was staged outside it.

@@ -43,6 +43,7 @@ NOT_STRUCTURE = frozenset(
     " _state_dict_hooks _state_dict_pre_hooks _load_state_dict_pre_hooks _load_state_dict_post_hooks"
     " _non_persistent_buffers_set _compiled_call_impl".split()
 )
+_NOT_OF_A_BOX = frozenset({"_grad", "_labels"})
 
 
 class Scan(Freezer):
@@ -75,7 +76,7 @@ class Scan(Freezer):
         if isinstance(value, Cell):
             self.cells.append(value)
             self.cell_names.append(path)
-            return type(value), self._attributes(value, path) if hasattr(value, "__dict__") else ()
+            return type(value), self._attributes(value, path, _NOT_OF_A_BOX) if hasattr(value, "__dict__") else ()
         if isinstance(value, Generator):
             return type(value), self.stateful(value._key, path)
         object.__setattr__(value, "_observed", True)
@@ -103,29 +104,21 @@ class Scan(Freezer):
 
     def _static(self, module: Any, prefix: str) -> Hashable:
         own: dict[str, Any] = module.__dict__
-        kwargs, always = own["_forward_hooks_with_kwargs"], own["_forward_hooks_always_called"]
-        pre = own["_forward_pre_hooks"]
-        pre_kwargs = own["_forward_pre_hooks_with_kwargs"]
+        post, pre = own["_forward_hooks"], own["_forward_pre_hooks"]
+        post.observed = pre.observed = True
         return (
-            self._attributes(module, prefix),
-            self._hooks(own["_forward_hooks"], prefix, kwargs, always) if own["_forward_hooks"] else (),
-            self._hooks(pre, prefix, pre_kwargs) if pre else (),
-            self._observe(own["_forward_hooks"]),
-            self._observe(pre),
+            self._attributes(module, prefix, NOT_STRUCTURE),
+            self._hooks(post, prefix, own["_forward_hooks_with_kwargs"], own["_forward_hooks_always_called"]),
+            self._hooks(pre, prefix, own["_forward_pre_hooks_with_kwargs"]),
         )
-
-    def _observe(self, hooks: HookDict) -> None:
-        hooks.observed = True
 
     def _hooks(self, hooks: HookDict, prefix: str, *flags: Mapping[int, Any]) -> Hashable:
         return tuple((self.freeze(hook, prefix), *(i in flag for flag in flags)) for i, hook in hooks.items())
 
-    def _attributes(self, holder: Any, prefix: str) -> Hashable:
+    def _attributes(self, holder: Any, prefix: str, left_out: frozenset[str]) -> Hashable:
         own: dict[str, Any] = holder.__dict__
         parts = []
-        for name in sorted(own.keys() - NOT_STRUCTURE):
-            if name == "_grad" or name == "_labels":
-                continue
+        for name in sorted(own.keys() - left_out):
             outer, self.mutable = self.mutable, False
             parts.append((name, self.freeze(own[name], prefix + name)))
             is_mutable, self.mutable = self.mutable, outer
@@ -232,7 +225,8 @@ class Structure(Slots):
     def unchanged(self) -> bool:
         """Tell whether the attributes that can change in place have the content they had."""
         freeze = Freezer().freeze
-        return all(freeze(vars(holder()).get(name), "") == was for holder, name, was in self.volatile)
+        holders = ((ref(), name, was) for ref, name, was in self.volatile)
+        return all(h is not None and freeze(vars(h).get(name), "") == was for h, name, was in holders)
 
 
 def _known(root: Any) -> Structure | None:

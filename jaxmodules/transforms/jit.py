@@ -313,7 +313,7 @@ class _Jitted:
         if self._varies:
             key = (*key, *map(_aval, call.leaves))
             plan = None
-        if plan is None or plan.uses_grads != self._uses_grads or not plan.structure.fresh() or not plan.fits():
+        if plan is None or plan.uses_grads != self._uses_grads or plan.epoch != epoch.count or not plan.fits():
             _check_leaves(args, kwargs)
             names = tuple(sorted(kwargs))
             specs = [_spec(arg) for arg in (*args, *(kwargs[name] for name in names))]

@@ -413,3 +413,13 @@ def test_hyperparameter_of_an_optimizer_is_no_constant(setting: float) -> None:
     step(net, optimizer)
     same(net.weight, before - setting * X)
     assert len(function.calls) == 1
+
+
+@pytest.mark.parametrize("name", ["_labels", "_grad"])
+def test_module_attribute_named_as_a_parameters_own_is_honoured(name: str) -> None:
+    net = Custom(lambda module, x: getattr(module, name) * x)
+    setattr(net, name, 2.0)
+    compiled = jm.jit(net)
+    same(compiled(X), 2 * X)
+    setattr(net, name, 3.0)
+    same(compiled(X), 3 * X)
