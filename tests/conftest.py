@@ -30,3 +30,11 @@ def seeded() -> None:
 def key() -> jax.Array:
     """Give a fresh JAX key."""
     return jax.random.key(SEED)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one process, except where rows of a table form groups of their own."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))

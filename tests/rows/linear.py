@@ -1,0 +1,44 @@
+"""Rows of the linear family."""
+
+from tests.table import Call, Case, z
+
+LAYERS = [
+    Case("Identity", (54,), dict(unused=True)),
+    Case("Linear", (3, 5)),
+    Case("Linear", (3, 5), dict(bias=False), ((2, 4, 3),)),
+    Case("Linear", (3, 5), inputs=((3,),)),
+    Case("Bilinear", (3, 4, 5), inputs=((2, 3), (2, 4))),
+    Case("Bilinear", (3, 4, 5), dict(bias=False), ((2, 6, 3), (2, 6, 4))),
+]
+
+CALLS = [
+    Call("linear", dict(input=(3, 4), weight=(5, 4), bias=(5,))),
+    Call("linear", dict(input=(2, 3, 4), weight=(5, 4))),
+    Call("linear", dict(input=(4,), weight=(5, 4), bias=(5,))),
+    Call("linear", dict(input=(3, 4), weight=(4,))),
+    Call("linear", dict(input=(3, 4), weight=(5, 4), bias=(1,))),
+    Call("linear", dict(input=(0, 4), weight=(5, 4), bias=(5,))),
+    Call("bilinear", dict(input1=(2, 3), input2=(2, 4), weight=(5, 3, 4), bias=(5,))),
+    Call("bilinear", dict(input1=(2, 6, 3), input2=(2, 6, 4), weight=(5, 3, 4))),
+]  # fmt: skip
+
+REFUSED_LAYERS = [
+    ("Linear", (-1, 3), {}, None, "Trying to create tensor with negative dimension -1"),
+    ("Linear", (3, 4), {}, (2, 5), r"cannot be multiplied \(2x5 and 3x4\)"),
+    ("Bilinear", (0, 2, 3), {}, None, r"in1_features must be > 0, but got \(in1_features=0\)"),
+]
+
+REFUSED_CALLS = [
+    ("linear", (z(3, 4), z(5, 3)), {}, "shapes cannot be multiplied (3x4 and 3x5)"),
+    ("linear", (z(3, 3), z(5, 3), z(4)), {}, "The expanded size of the tensor (5) must match the existing size (4)"),
+    ("linear", (z(3, 3, dtype="int32"), z(5, 3)), {}, "expected m1 and m2 to have the same dtype, but got:"),
+    ("linear", (z(), z(5, 3)), {}, "need to be at least 1D, but they are 0D and 2D"),
+    ("linear", (z(2, 3), z(4, 5, 3)), {}, "with <= 2 dimensions, but"),
+    ("linear", (z(2, 3), z(3), z(2)), {}, "a matrix, got"),
+    ("bilinear", (z(2, 3), z(3, 4), z(5, 3, 4)), {}, "batch dimensions do not match at dim 0: got 2 and 3"),
+    ("bilinear", (z(2, 2), z(2, 4), z(5, 3, 4)), {}, "input1 size does not match weight size: got 2 but expected 3"),
+    ("bilinear", (z(2, 3), z(2, 5), z(5, 3, 4)), {}, "input2 size does not match weight size: got 5 but expected 4"),
+    ("bilinear", (z(2, 3), z(4), z(5, 3, 4)), {}, "input dimensions do not match: got 2 and 1"),
+    ("bilinear", (z(2, 3), z(2, 4), z(5, 3, 4), z(4)), {}, "bias size does not match weight size: got 4 but expected"),
+    ("bilinear", (z(2, 3, dtype="int32"), z(2, 4), z(5, 3, 4)), {}, "All tensors must have the same dtype, got"),
+]
