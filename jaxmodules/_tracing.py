@@ -34,6 +34,11 @@ def is_tracing() -> bool:
     return _core.trace_ctx.trace is not _core.eval_trace
 
 
+def outside() -> Any:
+    """Return a context in which nothing is traced: what is computed there is concrete."""
+    return _core.eval_context()
+
+
 def is_mapped(value: Any) -> bool:
     """Tell whether ``value`` differs between the elements of the innermost vmap."""
     return type(value).__name__ == "BatchTracer" and value.batch_dim is not None

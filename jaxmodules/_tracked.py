@@ -1,6 +1,7 @@
 """Dicts that tell: a module's registries move the epoch when their structure changes, and refuse leaks."""
 
 import functools
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -99,6 +100,12 @@ class ChildDict(TrackedDict):
             raise LeakError(leak_message(f"the module '{'.'.join([*local.path, key])}'"))
 
 
+class Awaited:
+    """A buffer that an array will take the place of; knows the registries it is in."""
+
+    _places: list[tuple[weakref.ref[Any], str]]
+
+
 class BufferDict(TrackedDict):
     """The buffers of a module: a new array in place of an old one is a value, not a change of structure."""
 
@@ -112,10 +119,23 @@ class BufferDict(TrackedDict):
 
     def __setitem__(self, key: str, value: Any) -> None:
         buffer_writes[0] += 1
+        self._note(key, value)
         super().__setitem__(key, value)
 
     def _is_change(self, key: str, value: Any) -> bool:
         return key not in self or (self[key] is None) != (value is None)
+
+    @classmethod
+    def _of(cls, items: Mapping[str, Any]) -> "BufferDict":
+        self = cls()
+        for key, value in items.items():
+            self._note(key, value)
+            set_item(self, key, value)
+        return self
+
+    def _note(self, key: str, value: Any) -> None:
+        if isinstance(value, Awaited):
+            value._places.append((weakref.ref(self), key))
 
     def _check(self, key: str, value: Any) -> None:
         if isinstance(value, Tracer) and leaks(value, (id(self), key), self._born):

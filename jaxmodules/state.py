@@ -34,6 +34,7 @@ from jaxmodules._tracing import (
     unbound_message,
 )
 from jaxmodules._tracked import BufferDict, HookDict, buffer_writes, get_item, global_hooks, set_item
+from jaxmodules.nn.parameter import UninitializedBuffer, UninitializedParameter
 from jaxmodules.random import Generator, current_generator
 
 lock = threading.RLock()
@@ -52,6 +53,7 @@ class Scan(Freezer):
     def __init__(self) -> None:
         super().__init__()
         self.ordinal: dict[int, int] = {}  # id -> order of first visit
+        self.lazy = False  # whether some state has no array yet
         self.cells: list[Cell] = []
         self.items: list[tuple[BufferDict, str]] = []
         self.cell_names: list[str] = []
@@ -73,6 +75,9 @@ class Scan(Freezer):
         number = self.ordinal.setdefault(id(value), len(self.ordinal))
         if number != len(self.ordinal) - 1:
             return "again", number
+        if isinstance(value, UninitializedParameter):
+            self.lazy = True
+            return type(value)
         if isinstance(value, Cell):
             self.cells.append(value)
             self.cell_names.append(path)
@@ -89,7 +94,7 @@ class Scan(Freezer):
         parameters, buffers, children = own["_parameters"], own["_buffers"], own["_modules"]
         parameters.observed = buffers.observed = children.observed = True
         boxes = [(k, None if p is None else self.stateful(p, prefix + k)) for k, p in parameters.items()]
-        arrays = [(k, array is None or self._item(buffers, k, prefix + k)) for k, array in buffers.items()]
+        arrays = [(k, array is None or self._item(buffers, k, prefix + k, array)) for k, array in buffers.items()]
         self._later.append((module, prefix))
         return (
             tuple(boxes),
@@ -97,7 +102,10 @@ class Scan(Freezer):
             tuple((k, None if m is None else self.stateful(m, f"{prefix}{k}")) for k, m in children.items()),
         )
 
-    def _item(self, buffers: BufferDict, name: str, path: str) -> bool:
+    def _item(self, buffers: BufferDict, name: str, path: str, array: Any) -> Hashable:
+        if isinstance(array, UninitializedBuffer):
+            self.lazy = True
+            return type(array)
         self.items.append((buffers, name))
         self.item_names.append(path)
         return False
@@ -213,6 +221,7 @@ class Structure(Slots):
         self.epoch = epoch.count
         scan = Scan()
         self.key = Key(scan.run(roots))
+        self.lazy = scan.lazy
         self.volatile = scan.volatile
         self.template: Any = None  # what a pytree is rebuilt from
         self.layout: Any = None  # which slot each name stands for
@@ -227,6 +236,21 @@ class Structure(Slots):
         freeze = Freezer().freeze
         holders = ((ref(), name, was) for ref, name, was in self.volatile)
         return all(h is not None and freeze(vars(h).get(name), "") == was for h, name, was in holders)
+
+
+def whole(root: Any) -> Structure:
+    """Return the structure of one object all of whose arrays are there.
+
+    Raises:
+        RuntimeError: if a lazy module in it has not found its shapes.
+    """
+    structure = structure_of(root)
+    if structure.lazy:
+        raise RuntimeError(
+            f"{type(root).__name__} has uninitialized parameters, which have no arrays yet: call the module once, or"
+            " jm.eval_shape(net, batch), first"
+        )
+    return structure
 
 
 def _known(root: Any) -> Structure | None:

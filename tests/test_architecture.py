@@ -19,9 +19,10 @@ MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__
 # Lowest first. A file imports from lines above its own, and from files that match the same pattern.
 LEVELS = [
     ["_tracing", "_typing"],
-    ["_mt19937", "_shapes", "_tracked"],
+    ["_device", "_mt19937", "_shapes", "_tracked"],
     ["_generator"],
     ["random"],
+    ["nn._writable"],
     ["_keys", "nn.functional*", "nn.parameter"],
     ["_tracked", "nn.init"],
     ["_keys"],

@@ -35,5 +35,8 @@ from jaxmodules.nn.modules import Sigmoid as Sigmoid
 from jaxmodules.nn.modules import Softmax as Softmax
 from jaxmodules.nn.modules import Tanh as Tanh
 from jaxmodules.nn.modules import Unflatten as Unflatten
+from jaxmodules.nn.modules.linear import LazyLinear as LazyLinear
 from jaxmodules.nn.parameter import Buffer as Buffer
 from jaxmodules.nn.parameter import Parameter as Parameter
+from jaxmodules.nn.parameter import UninitializedBuffer as UninitializedBuffer
+from jaxmodules.nn.parameter import UninitializedParameter as UninitializedParameter

@@ -6,321 +6,23 @@ one leaf, and hands on every attribute it does not have. What an array can't do,
 through itself or through ``.data``, the way PyTorch's initialisation code writes tensors.
 """
 
-import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodules._tracing import Cell, LeakError, Tracer, epoch, is_tracing, leak_message, leaks, local
-from jaxmodules.random import bernoulli, copy_to_jax, normal_values, to_jax, uniform
-
-_BINARY = ("add sub mul truediv floordiv mod pow matmul and or xor lshift rshift").split()
-_COMPARE = ("eq", "ne", "lt", "le", "gt", "ge")
-_UNARY = ("neg", "pos", "abs", "invert")
-_NUMBERS = "biufc"
-
-
-def to_array(data: Any, dtype: Any = None) -> Any:
-    """Return ``data`` (an array of JAX, NumPy or torch, a box, a scalar, a nested list) as a JAX array.
-
-    What is a JAX array already is returned as it is; other memory is copied, never shared.
-    """
-    if isinstance(data, jax.Array):
-        return data if dtype is None or data.dtype == dtype else data.astype(dtype)
-    if hasattr(data, "__jax_array__"):
-        return to_array(data.__jax_array__(), dtype)
-    if hasattr(data, "detach"):  # torch.Tensor
-        data = data.detach().cpu().resolve_conj()
-        if str(data.dtype) == "torch.bfloat16":
-            return jnp.array(data.float().numpy(), dtype=dtype or jnp.bfloat16)
-        data = data.numpy()
-    if type(data) is np.ndarray and data.dtype.kind in _NUMBERS and data.dtype.isnative and not is_tracing():
-        return copy_to_jax(data, dtype)
-    return jnp.array(data, dtype=dtype if dtype is None else jax.dtypes.canonicalize_dtype(dtype))
-
-
-def copy_array(array: Any) -> Any:
-    """Return a copy in memory of its own, so that donating one leaves the other alone."""
-    if isinstance(array, jax.Array) and not isinstance(array, Tracer) and not array.is_deleted():
-        return jax.device_put(array, array.sharding, may_alias=False)
-    return array
-
-
-def is_differentiable(array: Any) -> bool:
-    """Tell whether gradients can flow through ``array`` (floating point or complex)."""
-    return bool(jnp.issubdtype(array.dtype, jnp.inexact))
-
-
-def unbox(value: Any) -> Any:
-    """Return the array inside a box, and anything else as it is."""
-    return value.__jax_array__() if isinstance(value, _Writable) else value
-
-
-class _Writable:
-    """The in-place surface shared by a Parameter and its ``.data``; a subclass reads and writes one array."""
-
-    __slots__ = ()
-    __array_priority__ = 100
-    _read: Callable[[], Any]
-    _write: Callable[[Any], None]
-
-    def __jax_array__(self) -> Any:
-        return self._read()
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self._read(), dtype=dtype, copy=copy)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._read()[unbox(index)]
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        array = self._read()
-        value = jnp.asarray(unbox(value)).astype(array.dtype)
-        self._write(array.at[unbox(index)].set(value))
-
-    def __len__(self) -> int:
-        return len(self._read())
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._read())
-
-    def __bool__(self) -> bool:
-        return bool(self._read())
-
-    def __int__(self) -> int:
-        return int(self._read())
-
-    def __float__(self) -> float:
-        return float(self._read())
-
-    def __complex__(self) -> complex:
-        return complex(self._read())
-
-    def __index__(self) -> int:
-        return operator.index(self._read())
-
-    def __divmod__(self, other: Any) -> Any:
-        return divmod(self._read(), unbox(other))
-
-    def __round__(self, digits: int = 0) -> Any:
-        return round(self._read(), digits)
-
-    def __format__(self, spec: str) -> str:
-        return format(self._read(), spec) if spec else str(self)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The sizes of the axes."""
-        return self._read().shape
-
-    @property
-    def dtype(self) -> Any:
-        """The type of the elements."""
-        return self._read().dtype
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes."""
-        return self._read().ndim
-
-    def numel(self) -> int:
-        """Return the number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    def dim(self) -> int:
-        """Return the number of axes."""
-        return self.ndim
-
-    def t(self) -> Any:
-        """Return the transposed matrix."""
-        return self._read().T
-
-    def abs(self) -> Any:
-        """Return the absolute values."""
-        return jnp.abs(self._read())
-
-    def view(self, *shape: Any) -> Any:
-        """Return the array in another shape."""
-        return self._read().reshape(*shape)
-
-    def detach(self) -> Any:
-        """Return the array cut off from gradients."""
-        return jax.lax.stop_gradient(self._read())
-
-    def clone(self) -> Any:
-        """Return a copy of the array."""
-        return copy_array(self._read())
-
-    def numpy(self) -> np.ndarray:
-        """Return the array as a NumPy array."""
-        return np.asarray(self._read())
-
-    def is_floating_point(self) -> bool:
-        """Tell whether the elements are floating point numbers."""
-        return bool(jnp.issubdtype(self.dtype, jnp.floating))
-
-    def is_complex(self) -> bool:
-        """Tell whether the elements are complex numbers."""
-        return bool(jnp.issubdtype(self.dtype, jnp.complexfloating))
-
-    def copy_(self, source: Any) -> Self:
-        """Write ``source``, broadcast to the shape and cast to the dtype of the box.
-
-        Raises:
-            RuntimeError: if the shapes can't be broadcast.
-        """
-        source = unbox(source)
-        if hasattr(source, "detach") or not hasattr(source, "shape"):
-            source = to_array(source)
-        self._write(_like(source, self._read()))
-        return self
-
-    def fill_(self, value: Any) -> Self:
-        """Write ``value`` into every element."""
-        return self.copy_(np.asarray(value, self.dtype) if isinstance(value, bool | int | float | complex) else value)
-
-    def zero_(self) -> Self:
-        """Write zeros."""
-        return self.fill_(0)
-
-    def normal_(self, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Self:
-        """Draw every element from a normal distribution."""
-        return self.copy_(to_jax(normal_values(self.shape, mean, std, dtype=self.dtype, generator=generator)))
-
-    def uniform_(self, from_: float = 0.0, to: float = 1.0, *, generator: Any = None) -> Self:
-        """Draw every element from a uniform distribution."""
-        return self.copy_(to_jax(uniform(self.shape, from_, to, dtype=self.dtype, generator=generator)))
-
-    def add_(self, other: Any, *, alpha: Any = 1) -> Self:
-        """Add ``alpha * other`` in place."""
-        other = unbox(other)
-        return self.copy_(self._read() + (other if alpha == 1 else alpha * other))
-
-    def sub_(self, other: Any, *, alpha: Any = 1) -> Self:
-        """Subtract ``alpha * other`` in place."""
-        other = unbox(other)
-        return self.copy_(self._read() - (other if alpha == 1 else alpha * other))
-
-    def clamp_(self, min: Any = None, max: Any = None) -> Self:
-        """Bound every element in place."""
-        return self.copy_(jnp.clip(self._read(), unbox(min), unbox(max)))
-
-    def clip_(self, min: Any = None, max: Any = None) -> Self:
-        """Bound every element in place."""
-        return self.clamp_(min, max)
-
-    def clamp_min_(self, min: Any) -> Self:
-        """Bound every element from below in place."""
-        return self.clamp_(min=min)
-
-    def clamp_max_(self, max: Any) -> Self:
-        """Bound every element from above in place."""
-        return self.clamp_(max=max)
-
-    def bernoulli_(self, p: float = 0.5, *, generator: Any = None) -> Self:
-        """Draw ones with probability ``p``, and zeros."""
-        return self.copy_(bernoulli(self._read(), p, generator=generator))
-
-    def fill_diagonal_(self, value: Any) -> Self:
-        """Write ``value`` onto the diagonal."""
-        array = self._read()
-        diagonal = jnp.arange(min(array.shape))
-        return self.copy_(array.at[(diagonal,) * array.ndim].set(value))
-
-    def lerp_(self, end: Any, weight: Any) -> Self:
-        """Move in place towards ``end`` by the fraction ``weight``."""
-        here = self._read()
-        return self.copy_(here + unbox(weight) * (unbox(end) - here))
-
-    def addcmul_(self, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Self:
-        """Add ``value * tensor1 * tensor2`` in place."""
-        return self.copy_(self._read() + value * unbox(tensor1) * unbox(tensor2))
-
-    def addcdiv_(self, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Self:
-        """Add ``value * tensor1 / tensor2`` in place."""
-        return self.copy_(self._read() + value * unbox(tensor1) / unbox(tensor2))
-
-    def masked_fill_(self, mask: Any, value: Any) -> Self:
-        """Write ``value`` where ``mask`` is true."""
-        return self.copy_(jnp.where(unbox(mask), unbox(value), self._read()))
-
-
-def _like(source: Any, target: Any) -> Any:
-    """Return ``source`` in the shape and dtype of ``target``."""
-    shape, dtype = tuple(target.shape), target.dtype
-    if tuple(source.shape) != shape:
-        try:
-            np.broadcast_shapes(source.shape, shape)
-            source = (np if isinstance(source, np.ndarray) else jnp).broadcast_to(source, shape)
-        except ValueError:
-            raise RuntimeError(
-                f"expected an array that broadcasts to the shape {shape}, got one of shape {tuple(source.shape)}:"
-                " reshape it first"
-            ) from None
-    if isinstance(source, np.ndarray | np.generic):
-        return to_array(source, dtype)
-    return source if source.dtype == dtype else source.astype(dtype)
-
-
-def _binary(name: str) -> None:
-    function = getattr(operator, f"{name}_" if name in ("and", "or") else name)
-
-    def forward(self: _Writable, other: Any) -> Any:
-        return function(self._read(), unbox(other))
-
-    def reflected(self: _Writable, other: Any) -> Any:
-        return function(jnp.asarray(unbox(other)), self._read())
-
-    def in_place(self: _Writable, other: Any) -> Any:
-        return self.copy_(function(self._read(), unbox(other)))
-
-    setattr(_Writable, f"__{name}__", forward)
-    setattr(_Writable, f"__r{name}__", reflected)
-    setattr(_Writable, f"__i{name}__", in_place)
-
-
-def _compare(name: str) -> None:
-    function = getattr(operator, name)
-    setattr(_Writable, f"__{name}__", lambda self, other: function(self._read(), unbox(other)))
-
-
-def _unary(name: str) -> None:
-    function = getattr(operator, name)
-    setattr(_Writable, f"__{name}__", lambda self: function(self._read()))
-
-
-def _elementwise_in_place(name: str, function: Callable[..., Any]) -> None:
-    def method(self: _Writable, *args: Any) -> Any:
-        return self.copy_(function(self._read(), *map(unbox, args)))
-
-    method.__name__ = f"{name}_"
-    method.__doc__ = f"Apply ``{name}`` in place."
-    setattr(_Writable, f"{name}_", method)
-
-
-for _name in _BINARY:
-    _binary(_name)
-for _name in _COMPARE:
-    _compare(_name)
-for _name in _UNARY:
-    _unary(_name)
-for _name, _function in {
-    "mul": operator.mul, "div": operator.truediv, "pow": operator.pow, "neg": operator.neg, "abs": jnp.abs,
-    "sqrt": jnp.sqrt, "rsqrt": jax.lax.rsqrt, "exp": jnp.exp, "log": jnp.log, "sign": jnp.sign, "round": jnp.round,
-    "floor": jnp.floor, "ceil": jnp.ceil, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu,
-    "sin": jnp.sin, "cos": jnp.cos, "square": jnp.square, "reciprocal": jnp.reciprocal,
-    "erfinv": jax.scipy.special.erfinv, "log1p": jnp.log1p, "expm1": jnp.expm1, "trunc": jnp.trunc,
-}.items():  # fmt: skip
-    _elementwise_in_place(_name, _function)
-
+from jaxmodules._device import parse_device
+from jaxmodules._tracing import Cell, LeakError, Tracer, epoch, leak_message, leaks, local
+from jaxmodules._tracked import Awaited
+from jaxmodules.nn._writable import Writable, copy_array, is_differentiable, to_array
+from jaxmodules.random import blank, to_jax
 
 _OWN_ATTRIBUTES = frozenset("_store _index _born _value value _grad grad _requires_grad requires_grad data".split())
 
 
-class Parameter(_Writable, Cell):
+class Parameter(Writable, Cell):
     r"""Box one trainable array of a module.
 
     Assigned to an attribute of a :class:`~jaxmodules.nn.Module` it is listed by ``parameters()``. The counterpart
@@ -494,7 +196,7 @@ def _touch_grad(parameter: Parameter) -> None:
             frame.touch_grads()
 
 
-class _Data(_Writable):
+class _Data(Writable):
     """The detached, writable view that ``Parameter.data`` returns."""
 
     __slots__ = ("_box",)
@@ -586,3 +288,125 @@ def _register(cls: type[Parameter]) -> None:
 
 _register(Parameter)
 jax.tree_util.register_pytree_node(_Data, lambda d: ((d._read(),), None), lambda _, children: children[0])
+
+
+class UninitializedParameter(Parameter):
+    """A parameter whose shape is not known yet; :meth:`materialize` makes it an ordinary one, the same object.
+
+    The counterpart of :class:`torch.nn.UninitializedParameter`, used by the lazy modules. Until then it has a dtype
+    and a device, and reading its value or its shape raises.
+
+    Args:
+        requires_grad: whether it is trainable.
+        device: where the array will live.
+        dtype: type of the array, ``float32`` by default.
+
+    Examples:
+        >>> weight = UninitializedParameter()
+        >>> weight.materialize((2, 3))
+        >>> type(weight).__name__, weight.shape
+        ('Parameter', (2, 3))
+    """
+
+    cls_to_become: Any = Parameter
+
+    def __init__(self, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> None:
+        super().__init__(_placeholder(device, dtype), requires_grad)
+
+    def materialize(self, shape: Sequence[int], device: Any = None, dtype: Any = None) -> None:
+        """Become an ordinary parameter: zeros of ``shape``, of its own dtype and device unless others are given."""
+        self._value = _materialized(self._value, shape, device, dtype)
+        self.__class__ = self.cls_to_become
+        epoch.count += 1
+
+    @property
+    def value(self) -> Any:
+        """Nothing yet: reading raises ``ValueError``."""
+        raise ValueError(_UNINITIALIZED_VALUE.format(type(self).__name__))
+
+    @value.setter
+    def value(self, new: Any) -> None:
+        raise ValueError(_UNINITIALIZED_VALUE.format(type(self).__name__))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Nothing yet: reading raises ``RuntimeError``."""
+        raise RuntimeError(_UNINITIALIZED_SHAPE)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+class UninitializedBuffer(Buffer, Awaited):
+    """A buffer whose shape is not known yet; :meth:`materialize` puts an array in its place.
+
+    The counterpart of :class:`torch.nn.UninitializedBuffer`, used by the lazy modules.
+
+    Args:
+        requires_grad: accepted for PyTorch's sake; buffers have no gradients.
+        device: where the array will live.
+        dtype: type of the array, ``float32`` by default.
+        persistent: whether it is part of the module's ``state_dict``.
+    """
+
+    def __init__(
+        self, requires_grad: bool = False, device: Any = None, dtype: Any = None, persistent: bool = True
+    ) -> None:
+        super().__init__(_placeholder(device, dtype), persistent=persistent)
+        self._places = []
+
+    def materialize(self, shape: Sequence[int], device: Any = None, dtype: Any = None) -> None:
+        """Put an array of zeros of ``shape`` in the place of this buffer, in every module that has it."""
+        array = _materialized(self.data, shape, device, dtype)
+        for ref, name in self._places:
+            buffers = ref()
+            if buffers is not None and buffers.get(name) is self:
+                buffers[name] = array
+        epoch.count += 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Nothing yet: reading raises ``RuntimeError``."""
+        raise RuntimeError(_UNINITIALIZED_SHAPE)
+
+    def __jax_array__(self) -> Any:
+        raise ValueError(_UNINITIALIZED_VALUE.format(type(self).__name__))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dtype":
+            return self.data.dtype
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r} before it is materialized")
+
+    def __reduce__(self) -> Any:
+        return type(self), (False, None, self.data.dtype, self.persistent)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+_UNINITIALIZED_SHAPE = (
+    "Can't access the shape of an uninitialized parameter or buffer. This error usually happens in `load_state_dict`"
+    " when trying to load an uninitialized parameter into an initialized one. Call `forward` to initialize the"
+    " parameters before accessing their attributes."
+)
+_UNINITIALIZED_VALUE = (
+    "Attempted to use an uninitialized parameter. This error happens when you are using a `LazyModule` or explicitly"
+    " manipulating `nn.parameter.{}` objects. When using LazyModules call `forward` with a dummy batch, or"
+    " `jm.eval_shape(net, batch)`, to initialize the parameters first"
+)
+
+
+def is_lazy(param: Any) -> bool:
+    """Tell whether ``param`` is an ``UninitializedParameter`` or ``UninitializedBuffer``."""
+    return isinstance(param, UninitializedParameter | UninitializedBuffer)
+
+
+def _placeholder(device: Any, dtype: Any) -> Any:
+    array = blank((0,), dtype)
+    return array if device is None else jax.device_put(array, parse_device(device))
+
+
+def _materialized(placeholder: Any, shape: Sequence[int], device: Any, dtype: Any) -> Any:
+    array = to_jax(np.zeros(tuple(shape), placeholder.dtype if dtype is None else dtype))
+    target = placeholder.sharding if device is None and placeholder.committed else parse_device(device)
+    return array if target is None else jax.device_put(array, target)

@@ -8,7 +8,8 @@ import jax
 from jax.tree_util import DictKey, GetAttrKey
 
 from jaxmodules._tracing import Cell
-from jaxmodules.nn.parameter import Parameter, copy_array
+from jaxmodules.nn._writable import copy_array
+from jaxmodules.nn.parameter import Parameter
 
 Leaf = tuple[str, str | None]  # what it is called, and the parameter that it belongs to or None
 

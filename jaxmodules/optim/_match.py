@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmodules.nn.parameter import Parameter, unbox
+from jaxmodules.nn._writable import unbox
+from jaxmodules.nn.parameter import Parameter
 
 
 def match(grads: Any, boxes: Sequence[Parameter], names: Mapping[str, Parameter]) -> dict[int, Any]:

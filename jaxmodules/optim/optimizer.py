@@ -19,8 +19,9 @@ import optax
 
 from jaxmodules._keys import Same, Stateful
 from jaxmodules._tracing import Cell, StructureMoves, Tracer, epoch, is_tracing, local
+from jaxmodules.nn._writable import copy_array, to_array
 from jaxmodules.nn.modules.module import Module
-from jaxmodules.nn.parameter import Parameter, copy_array, to_array
+from jaxmodules.nn.parameter import Parameter, is_lazy
 from jaxmodules.optim._cohort import Cohort
 from jaxmodules.optim._groups import ParamGroup
 from jaxmodules.optim._match import match
@@ -273,7 +274,7 @@ class Optimizer(Stateful):
 
     def _scan(self, scan: Scan, path: str) -> Any:
         if not local.frames:
-            trainable = {id(box) for box in self._boxes() if box.requires_grad}
+            trainable = {id(box) for box in self._boxes() if box.requires_grad and not is_lazy(box)}
             if not self._is_aligned(trainable):
                 before = epoch.count
                 self._arrange(trainable)

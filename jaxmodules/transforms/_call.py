@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxmodules._keys import ATOMS, Stateful, captured, holds_tracer, restorer
-from jaxmodules._tracing import Cell, LeakError, leak_message
+from jaxmodules._tracing import Cell, LeakError, StructureMoves, leak_message, local
 from jaxmodules.random import Generator, bind_generator, current_generator
 from jaxmodules.state import NOT_STRUCTURE, Structure, run_bound, structure_of
 
@@ -139,7 +140,30 @@ class Call:
         return [ref() for ref in self.root_refs]
 
     def structure(self) -> Structure:
-        """Find the slots of all roots together."""
+        """Find the slots of all roots together, and first the shapes of what is lazy."""
+        structure, again = self._find(), True
+        while structure.lazy and again:
+            again = self._initialize(structure)
+            structure = self._find()
+        return structure
+
+    def _initialize(self, structure: Structure) -> bool:
+        """Run the function on shapes alone, so that lazy modules find theirs; tell whether it has to be run again."""
+        key = jax.ShapeDtypeStruct((2,), np.uint32)
+        gradients = [box._grad for box in structure.parameters]
+        try:
+            jax.eval_shape(
+                lambda *given: self.run(structure, *given[:2], key=given[2], gradients=given[3]) and None,
+                structure.read(), self.leaves, key, gradients,
+            )  # fmt: skip
+        except StructureMoves as signal:
+            if local.frames:
+                raise
+            signal.change()
+            return True
+        return False
+
+    def _find(self) -> Structure:
         roots = self.roots
         if len(roots) == 1 and isinstance(roots[0], Stateful):
             return structure_of(roots[0])

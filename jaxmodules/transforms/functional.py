@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodules._tracked import buffer_writes, set_item
+from jaxmodules.nn._writable import to_array, unbox
 from jaxmodules.nn.modules.module import Module
-from jaxmodules.nn.parameter import Parameter, to_array, unbox
+from jaxmodules.nn.parameter import Parameter
 from jaxmodules.random import fork_rng
-from jaxmodules.state import Structure, run_bound, structure_of
+from jaxmodules.state import Structure, run_bound, whole
 from jaxmodules.transforms._label import label
 
 Arrays = dict[str, jax.Array]
@@ -110,7 +111,7 @@ class _Layout:
 
 
 def _layout(net: Module) -> _Layout:
-    structure = structure_of(net)
+    structure = whole(net)
     if structure.layout is None:
         structure.layout = _Layout(net, structure)
     return structure.layout

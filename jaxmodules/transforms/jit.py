@@ -18,8 +18,8 @@ from jax.tree_util import tree_flatten, tree_flatten_with_path
 
 from jaxmodules._tracing import GradsTouched, StructureMoves, Tracer, epoch, is_tracing, local
 from jaxmodules._tracked import buffer_writes, get_item, set_item
+from jaxmodules.nn._writable import copy_array
 from jaxmodules.nn.modules.module import Module
-from jaxmodules.nn.parameter import copy_array
 from jaxmodules.random import KeyCell, current_generator
 from jaxmodules.state import lock, swapped, wait
 from jaxmodules.transforms._call import Call, Changes, Static, commit, is_stateful

@@ -22,6 +22,7 @@ from jaxmodules.nn.modules.flatten import Flatten as Flatten
 from jaxmodules.nn.modules.flatten import Unflatten as Unflatten
 from jaxmodules.nn.modules.linear import Bilinear as Bilinear
 from jaxmodules.nn.modules.linear import Identity as Identity
+from jaxmodules.nn.modules.linear import LazyLinear as LazyLinear
 from jaxmodules.nn.modules.linear import Linear as Linear
 from jaxmodules.nn.modules.loss import CrossEntropyLoss as CrossEntropyLoss
 from jaxmodules.nn.modules.loss import MSELoss as MSELoss

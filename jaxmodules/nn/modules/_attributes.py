@@ -19,8 +19,9 @@ from jaxmodules._tracing import (
     local,
 )
 from jaxmodules._tracked import BufferDict, ChildDict, HookDict, TrackedDict
+from jaxmodules.nn._writable import to_array
 from jaxmodules.nn.modules import _hooks
-from jaxmodules.nn.parameter import Buffer, Parameter, to_array
+from jaxmodules.nn.parameter import Buffer, Parameter, is_lazy
 
 DICTS: dict[str, Callable[[], Any]] = {
     "_parameters": TrackedDict,
@@ -167,7 +168,7 @@ def register_buffer(module: Any, name: str, tensor: Any, persistent: bool) -> No
             f"cannot assign '{typename(tensor)}' object to buffer '{name}' (jax.Array, NumPy array or None required)"
         )
     tensor = _hooks.registered(_hooks.buffer_registration_hooks, module, name, tensor)
-    buffers[name] = None if tensor is None else to_array(tensor)
+    buffers[name] = tensor if tensor is None or is_lazy(tensor) else to_array(tensor)
     (own["_non_persistent_buffers_set"].discard if persistent else own["_non_persistent_buffers_set"].add)(name)
 
 

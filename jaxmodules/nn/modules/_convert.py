@@ -7,45 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodules.nn.parameter import is_differentiable, unbox
-
-_PLATFORMS = {"cpu": "cpu", "cuda": "gpu", "gpu": "gpu", "rocm": "gpu", "tpu": "tpu"}
-
-
-def parse_device(device: Any) -> Any:
-    """Return the JAX device or sharding that ``device`` names.
-
-    Args:
-        device: a JAX device or Sharding, an accelerator's index, or a string of PyTorch's: ``"cpu"``, ``"cuda"``,
-            ``"cuda:0"``, ``"gpu"``, ``"tpu"``.
-
-    Raises:
-        RuntimeError: if there is no such device.
-        TypeError: if ``device`` is none of these.
-    """
-    if device is None or isinstance(device, jax.Device | jax.sharding.Sharding):
-        return device
-    if isinstance(device, int) and not isinstance(device, bool):
-        device = f"{'gpu' if jax.default_backend() == 'cpu' else jax.default_backend()}:{device}"
-    if hasattr(device, "type") and hasattr(device, "index"):  # torch.device
-        device = str(device)
-    if not isinstance(device, str):
-        raise TypeError(f"expected a jax.Device, a Sharding or a string such as 'cpu' or 'cuda:0', got {device!r}")
-    platform, _, index = device.partition(":")
-    if platform not in _PLATFORMS or (index and not index.isdigit()):
-        raise RuntimeError(
-            f"Expected one of {', '.join(_PLATFORMS)} device type at start of device string: {device}"
-            " (an index may follow, as in 'cuda:0')"
-        )
-    try:
-        devices = jax.devices(_PLATFORMS[platform])
-    except RuntimeError:
-        devices = []
-    number = int(index or 0)
-    if number >= len(devices):
-        there = ", ".join(f"{d.platform}:{d.id}" for d in jax.devices())
-        raise RuntimeError(f"device {device!r} is not there: this process has {there}")
-    return devices[number]
+from jaxmodules._device import PLATFORMS, parse_device
+from jaxmodules.nn._writable import is_differentiable, unbox
+from jaxmodules.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 
 def parse_dtype(dtype: Any) -> Any:
@@ -99,7 +63,7 @@ def parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
 def _names_device(value: Any) -> bool:
     if isinstance(value, str):
         try:
-            return value.partition(":")[0] in _PLATFORMS or np.dtype(value) is None
+            return value.partition(":")[0] in PLATFORMS or np.dtype(value) is None
         except TypeError:
             return value not in ("bfloat16",) and not hasattr(jnp, value)
     return isinstance(value, int | jax.Device | jax.sharding.Sharding) or hasattr(value, "index")
@@ -120,3 +84,19 @@ def emptier(device: Any) -> Callable[[Any], Any]:
     """Return the function that replaces an array by an empty one of its shape and dtype on ``device``."""
     target = parse_device(device)
     return lambda array: jax.device_put(np.empty(array.shape, array.dtype), target)
+
+
+def apply(module: Any, function: Callable[[Any], Any]) -> None:
+    """Put every parameter, gradient and buffer of one module through ``function``."""
+    for parameter in module._parameters.values():
+        if isinstance(parameter, UninitializedParameter):
+            parameter._value = function(parameter._value)
+        elif parameter is not None:
+            parameter.value = function(parameter.value)
+            if parameter._grad is not None:
+                parameter.grad = function(parameter._grad)
+    for name, buffer in module._buffers.items():
+        if isinstance(buffer, UninitializedBuffer):
+            buffer.data = function(buffer.data)
+        elif buffer is not None:
+            module._buffers[name] = function(buffer)

@@ -18,7 +18,7 @@ from jaxmodules._keys import Stateful, contents, is_record
 from jaxmodules._tracing import Cell
 from jaxmodules._tracked import BufferDict, HookDict, TrackedDict, set_item
 from jaxmodules.nn.parameter import Parameter
-from jaxmodules.state import Structure, structure_of
+from jaxmodules.state import Structure, whole
 
 
 class Template:
@@ -134,12 +134,12 @@ def _template(structure: Structure, module: Any) -> Template:
 
 
 def _flatten(module: Any) -> tuple[list[Any], Template]:
-    structure = structure_of(module)
+    structure = whole(module)
     return structure.read(), _template(structure, module)
 
 
 def _flatten_with_keys(module: Any) -> tuple[list[tuple[Any, Any]], Template]:
-    structure = structure_of(module)
+    structure = whole(module)
     keys = map(jax.tree_util.GetAttrKey, structure.names)
     return list(zip(keys, structure.read(), strict=True)), _template(structure, module)
 

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from jaxmodules._tracing import Tracer
-from jaxmodules.nn.parameter import Parameter, copy_array, to_array, unbox
+from jaxmodules.nn._writable import copy_array, to_array, unbox
+from jaxmodules.nn.parameter import Parameter, is_lazy
 
 EXTRA_STATE = "_extra_state"
 
@@ -91,7 +92,7 @@ def save_own(module: Any, destination: Any, prefix: str, keep_vars: bool, has_ex
     """Put the parameters, persistent buffers and extra state of one module into ``destination``."""
     for name, parameter in module._parameters.items():
         if parameter is not None:
-            destination[prefix + name] = parameter if keep_vars else parameter.value
+            destination[prefix + name] = parameter if keep_vars or is_lazy(parameter) else parameter.value
     for name, buffer in module._buffers.items():
         if buffer is not None and name not in module._non_persistent_buffers_set:
             destination[prefix + name] = buffer
@@ -151,7 +152,7 @@ class _Snapshot:
         self.modules = [
             (m, dict(m._parameters), dict(m._buffers), set(m._non_persistent_buffers_set)) for m in root.modules()
         ]
-        self.values = [(p, p._value, p._requires_grad) for p in root.parameters()]
+        self.values = [(p, type(p), p._value, p._requires_grad) for p in root.parameters()]
         overrides = [m for m in root.modules() if m._has_extra_state() and m._takes_extra_state()]
         self.extra = [(m, m.get_extra_state()) for m in overrides]
 
@@ -164,8 +165,10 @@ class _Snapshot:
                     for name, value in old.items():
                         own[name] = value
             module._non_persistent_buffers_set = non_persistent
-        for box, value, requires_grad in self.values:
-            box.value = value
+        for box, kind, value, requires_grad in self.values:
+            if type(box) is not kind:  # a lazy one has found its shape
+                box.__class__ = kind
+            box._value = value
             box.requires_grad = requires_grad
         for module, state in self.extra:
             module.set_extra_state(state)
@@ -193,6 +196,8 @@ def load_own(
             missing.append(key)
             continue
         new = state_dict[key]
+        if is_lazy(current) and is_lazy(new):
+            continue
         if not _is_array_like(new):
             error_msgs.append(
                 f'While copying the parameter named "{key}", expected an array or array-like object from checkpoint'

@@ -6,8 +6,9 @@ from typing import Any
 from jaxmodules._typing import Array, DType
 from jaxmodules.nn import functional as F
 from jaxmodules.nn import init
+from jaxmodules.nn.modules.lazy import LazyModuleMixin
 from jaxmodules.nn.modules.module import Module
-from jaxmodules.nn.parameter import Parameter
+from jaxmodules.nn.parameter import Parameter, UninitializedParameter
 from jaxmodules.random import blank
 
 
@@ -162,3 +163,56 @@ class Bilinear(Module):
             f"in1_features={self.in1_features}, in2_features={self.in2_features}, "
             f"out_features={self.out_features}, bias={self.bias is not None}"
         )
+
+
+class LazyLinear(LazyModuleMixin, Linear):
+    """A :class:`Linear` that finds ``in_features`` from the first input; see :class:`LazyModuleMixin`.
+
+    Args:
+        out_features: size of the last axis of the output.
+        bias: whether to add a learnable bias.
+        device: where the parameters live.
+        dtype: type of the parameters, ``float32`` by default.
+
+    Shape:
+        ``(*, in_features) -> (*, out_features)``
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> layer = nn.LazyLinear(4)
+        >>> layer(jnp.ones((2, 3))).shape
+        (2, 4)
+        >>> layer
+        Linear(in_features=3, out_features=4, bias=True)
+    """
+
+    cls_to_become = Linear
+
+    def __init__(self, out_features: int, bias: bool = True, device: Any = None, dtype: DType | None = None) -> None:
+        super().__init__(0, 0, False)
+        self.weight = UninitializedParameter(device=device, dtype=dtype)
+        self.out_features = out_features
+        if bias:
+            self.bias = UninitializedParameter(device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Draw new values, once there are shapes."""
+        if not self.has_uninitialized_params() and self.in_features != 0:
+            super().reset_parameters()
+
+    def initialize_parameters(self, input: Array) -> None:
+        """Take ``in_features`` from the last axis of ``input``."""
+        if self.has_uninitialized_params():
+            self.in_features = input.shape[-1]
+            self.weight.materialize((self.out_features, self.in_features))
+            if self.bias is not None:
+                self.bias.materialize((self.out_features,))
+            self.reset_parameters()
+        if self.in_features == 0:  # the weight came from a state dict
+            if input.shape[-1] != self.weight.shape[-1]:
+                raise AssertionError(
+                    f"The in_features inferred from input: {input.shape[-1]} is not equal to in_features from"
+                    f" self.weight: {self.weight.shape[-1]}"
+                )
+            self.in_features = input.shape[-1]

@@ -506,14 +506,7 @@ class Module(Stateful):
         if recurse:
             for child in self.children():
                 child._apply(fn)
-        for parameter in self._parameters.values():
-            if parameter is not None:
-                parameter.value = fn(parameter.value)
-                if parameter._grad is not None:
-                    parameter.grad = fn(parameter._grad)
-        for name, buffer in self._buffers.items():
-            if buffer is not None:
-                self._buffers[name] = fn(buffer)
+        _convert.apply(self, fn)
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
