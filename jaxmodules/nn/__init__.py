@@ -8,6 +8,7 @@ from jaxmodules.nn.modules import AvgPool2d as AvgPool2d
 from jaxmodules.nn.modules import BatchNorm1d as BatchNorm1d
 from jaxmodules.nn.modules import BatchNorm2d as BatchNorm2d
 from jaxmodules.nn.modules import Bilinear as Bilinear
+from jaxmodules.nn.modules import Container as Container
 from jaxmodules.nn.modules import Conv1d as Conv1d
 from jaxmodules.nn.modules import Conv2d as Conv2d
 from jaxmodules.nn.modules import Conv3d as Conv3d
@@ -17,6 +18,7 @@ from jaxmodules.nn.modules import Embedding as Embedding
 from jaxmodules.nn.modules import Flatten as Flatten
 from jaxmodules.nn.modules import Identity as Identity
 from jaxmodules.nn.modules import LayerNorm as LayerNorm
+from jaxmodules.nn.modules import LazyLinear as LazyLinear
 from jaxmodules.nn.modules import LeakyReLU as LeakyReLU
 from jaxmodules.nn.modules import Linear as Linear
 from jaxmodules.nn.modules import LogSoftmax as LogSoftmax
@@ -35,7 +37,7 @@ from jaxmodules.nn.modules import Sigmoid as Sigmoid
 from jaxmodules.nn.modules import Softmax as Softmax
 from jaxmodules.nn.modules import Tanh as Tanh
 from jaxmodules.nn.modules import Unflatten as Unflatten
-from jaxmodules.nn.modules.linear import LazyLinear as LazyLinear
+from jaxmodules.nn.modules._factory import factory_kwargs as factory_kwargs
 from jaxmodules.nn.parameter import Buffer as Buffer
 from jaxmodules.nn.parameter import Parameter as Parameter
 from jaxmodules.nn.parameter import UninitializedBuffer as UninitializedBuffer

@@ -9,6 +9,7 @@ from jaxmodules.nn.modules.activation import Softmax as Softmax
 from jaxmodules.nn.modules.activation import Tanh as Tanh
 from jaxmodules.nn.modules.batchnorm import BatchNorm1d as BatchNorm1d
 from jaxmodules.nn.modules.batchnorm import BatchNorm2d as BatchNorm2d
+from jaxmodules.nn.modules.container import Container as Container
 from jaxmodules.nn.modules.container import ModuleDict as ModuleDict
 from jaxmodules.nn.modules.container import ModuleList as ModuleList
 from jaxmodules.nn.modules.container import ParameterDict as ParameterDict
