@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 try:
-    from jaxmodules.bench import programs, resnet, training_step
+    from jaxmodules.bench import models, programs, resnet, training_step
 except ModuleNotFoundError as error:
     raise ImportError(f"the benchmark needs {error.name}: pip install 'jaxmodules[bench]'") from error
 
@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m jaxmodules.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds: a check that everything runs")
     quick = parser.parse_args(argv).quick
+    models.run(rounds=2 if quick else 15, seconds=0.05 if quick else 0.5)
     resnet.run(rounds=1 if quick else 9)
     for blocks in SIZES:
         training_step.run(blocks, rounds=2 if quick else 31, seconds=0.005 if quick else 0.05)

@@ -1,9 +1,14 @@
 """The training step in PyTorch, eager."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import torch
 from torch import nn as torch_nn
 
 from jaxmodules.bench._measure import Side
+from jaxmodules.bench._tasks import Task
 from jaxmodules.bench._with_raw import LEARNING_RATE, MOMENTUM, WIDTH, make_batch
 
 namespace = torch_nn
@@ -38,6 +43,25 @@ def make_step(blocks: int) -> Side:
         loss = ((net(x) - y) ** 2).mean()
         loss.backward()
         optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def make_model_step(task: Task, state_dict: Mapping[str, Any], lr: float, momentum: float) -> Side:
+    """Return the training step of a model of the comparison, on two threads, from the same arrays."""
+    net = task.build(torch_nn)
+    net.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state_dict.items()})
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum)
+    x, y = map(torch.from_numpy, task.make_batch())
+
+    def step() -> float:
+        torch.set_num_threads(2)
+        optimizer.zero_grad()
+        loss = torch_nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        optimizer.step()
+        torch.set_num_threads(1)
         return loss.item()
 
     return step
