@@ -39,6 +39,11 @@ def outside() -> Any:
     return _core.eval_context()
 
 
+def bound_axis_names() -> tuple[str, ...]:
+    """Return the names of the axes that are mapped over here, outermost first."""
+    return tuple(name for name in _core.get_axis_env().axis_sizes if isinstance(name, str))
+
+
 def is_mapped(value: Any) -> bool:
     """Tell whether ``value`` differs between the elements of the innermost vmap."""
     return type(value).__name__ == "BatchTracer" and value.batch_dim is not None

@@ -17,7 +17,11 @@ from jaxmodules.nn.functional.loss import cross_entropy as cross_entropy
 from jaxmodules.nn.functional.loss import mse_loss as mse_loss
 from jaxmodules.nn.functional.loss import nll_loss as nll_loss
 from jaxmodules.nn.functional.normalization import batch_norm as batch_norm
+from jaxmodules.nn.functional.normalization import group_norm as group_norm
+from jaxmodules.nn.functional.normalization import instance_norm as instance_norm
 from jaxmodules.nn.functional.normalization import layer_norm as layer_norm
+from jaxmodules.nn.functional.normalization import local_response_norm as local_response_norm
+from jaxmodules.nn.functional.normalization import rms_norm as rms_norm
 from jaxmodules.nn.functional.padding import pad as pad
 from jaxmodules.nn.functional.pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
 from jaxmodules.nn.functional.pooling import avg_pool2d as avg_pool2d

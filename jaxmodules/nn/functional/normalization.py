@@ -6,10 +6,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxmodules._shapes import accumulation_dtype, as_array, as_array_or_none, check_floating
 from jaxmodules._typing import Array, ArrayLike, Shape
+
+_Names = tuple[str, ...]
 
 
 def batch_norm(
@@ -54,8 +57,8 @@ def batch_norm(
     """
     operands = _batch_norm_operands(input, running_mean, running_var, weight, bias, training, eps)
     if training:
-        return _batch_norm_train(*operands, momentum, eps)[0]
-    return _batch_norm_eval(*operands, eps)
+        return _normalize_channels(*operands, momentum, eps)[0]
+    return _normalize_by_running(*operands, eps)
 
 
 def batch_norm_stats(
@@ -66,20 +69,85 @@ def batch_norm_stats(
     bias: ArrayLike | None = None,
     momentum: float | Array = 0.1,
     eps: float = 1e-5,
+    axis_names: _Names = (),
 ) -> tuple[Array, Array | None, Array | None]:
     r"""Normalise by the statistics of this batch and move the running ones towards them.
 
     .. math:: \hat\mu \leftarrow (1 - m)\,\hat\mu + m\,\mu, \qquad
               \hat\sigma^2 \leftarrow (1 - m)\,\hat\sigma^2 + m\,\frac{n}{n - 1}\,\sigma^2
 
-    Arguments are those of :func:`batch_norm`.
+    Arguments are those of :func:`batch_norm`, and ``axis_names``: mapped axes over which the batch is spread.
 
     Returns:
         The output, the new running mean and the new running variance (``None`` where none were given); no gradient
         flows through the last two.
     """
-    operands = _batch_norm_operands(input, running_mean, running_var, weight, bias, True, eps)
-    return _batch_norm_train(*operands, momentum, eps)
+    spread = lax.axis_size(axis_names)
+    operands = _batch_norm_operands(input, running_mean, running_var, weight, bias, True, eps, spread)
+    return _normalize_channels(*operands, momentum, eps, axis_names=axis_names)
+
+
+def instance_norm(
+    input: ArrayLike,
+    running_mean: ArrayLike | None = None,
+    running_var: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Array:
+    r"""Normalise every channel of every sample by its own mean and variance (Ulyanov et al., 2016).
+
+    .. math:: y = \gamma\,\frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
+
+    Unlike PyTorch's function this one writes nothing: :func:`instance_norm_stats` returns the new running
+    statistics, and the layers store them.
+
+    Args:
+        input: ``(N, C, *)``.
+        running_mean: the mean of each channel to use without ``use_input_stats``.
+        running_var: the variance of each channel to use without ``use_input_stats``.
+        weight: the scale :math:`\gamma` of each channel.
+        bias: the shift :math:`\beta` of each channel.
+        use_input_stats: whether to use the statistics of this input.
+        momentum: accepted for PyTorch's sake; it has no part in the output.
+        eps: added to the variance.
+
+    Shape:
+        ``(N, C, *) -> (N, C, *)``
+
+    Raises:
+        ValueError: if the statistics of an input with one element per channel are wanted.
+        RuntimeError: if statistics are missing or of a wrong size.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules.nn import functional as F
+        >>> F.instance_norm(jnp.array([[[1.0, 3.0], [0.0, 8.0]]]), eps=0.0).tolist()
+        [[[-1.0, 1.0], [-1.0, 1.0]]]
+    """
+    operands = _instance_norm_operands(input, running_mean, running_var, weight, bias, use_input_stats)
+    if use_input_stats:
+        return _normalize_channels(*operands, momentum, eps, per_sample=True)[0]
+    return _normalize_by_running(*operands, eps)
+
+
+def instance_norm_stats(
+    input: ArrayLike,
+    running_mean: ArrayLike | None,
+    running_var: ArrayLike | None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[Array, Array | None, Array | None]:
+    """Normalise by the statistics of every sample and move the running ones towards their average.
+
+    Arguments are those of :func:`instance_norm`, results those of :func:`batch_norm_stats`.
+    """
+    operands = _instance_norm_operands(input, running_mean, running_var, weight, bias, True)
+    return _normalize_channels(*operands, momentum, eps, per_sample=True)
 
 
 def layer_norm(
@@ -114,18 +182,141 @@ def layer_norm(
         [[-1.0, 1.0]]
     """
     input, weight, bias = as_array(input), as_array_or_none(weight), as_array_or_none(bias)
-    if not isinstance(normalized_shape, Sequence):
-        raise TypeError(
-            "layer_norm(): argument 'normalized_shape' must be a tuple of ints,"
-            f" not {type(normalized_shape).__name__} ({normalized_shape!r})"
-        )
-    shape = tuple(normalized_shape)
-    _check_layer_norm(input, shape, weight, bias)
+    shape = _checked_shape(input, normalized_shape, "layer_norm", weight=weight, bias=bias)
+    for name, operand in (("weight", weight), ("bias", bias)):
+        if operand is not None:
+            _check_mixed(input, operand, name)
     return _layer_norm(input, weight, bias, len(shape), eps)
 
 
-@partial(jax.jit, static_argnames="eps", inline=True)
-def _batch_norm_train(
+def rms_norm(
+    input: ArrayLike,
+    normalized_shape: Sequence[int],
+    weight: ArrayLike | None = None,
+    eps: float | None = None,
+) -> Array:
+    r"""Divide every sample by the root of its mean square over the last axes (Zhang and Sennrich, 2019).
+
+    .. math:: y = \gamma\,\frac{x}{\sqrt{\frac1n \sum_i x_i^2 + \epsilon}}
+
+    Args:
+        input: leading axes, then ``normalized_shape``.
+        normalized_shape: sizes of the trailing axes that the mean runs over.
+        weight: the scale :math:`\gamma`, of ``normalized_shape``.
+        eps: added to the mean square; by default the machine epsilon of the type that is computed in.
+
+    Shape:
+        ``(*, *normalized_shape) -> (*, *normalized_shape)``
+
+    Raises:
+        RuntimeError: if shapes do not fit together.
+        TypeError: if ``normalized_shape`` is not a sequence of ints.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules.nn import functional as F
+        >>> F.rms_norm(jnp.array([[2.0, -2.0]]), (2,), eps=0.0).tolist()
+        [[1.0, -1.0]]
+    """
+    input, weight = as_array(input), as_array_or_none(weight)
+    shape = _checked_shape(input, normalized_shape, "rms_norm", weight=weight)
+    return _rms_norm(input, weight, len(shape), eps)
+
+
+def group_norm(
+    input: ArrayLike,
+    num_groups: int,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+) -> Array:
+    r"""Normalise every group of channels of every sample by its mean and variance (Wu and He, 2018).
+
+    .. math:: y = \gamma\,\frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
+
+    Args:
+        input: ``(N, C, *)``.
+        num_groups: number of groups of consecutive channels; it divides ``C``.
+        weight: the scale :math:`\gamma` of each channel.
+        bias: the shift :math:`\beta` of each channel.
+        eps: added to the variance.
+
+    Shape:
+        ``(N, C, *) -> (N, C, *)``
+
+    Raises:
+        ValueError: if there is nothing to take statistics of.
+        RuntimeError: if shapes or dtypes do not fit together.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules.nn import functional as F
+        >>> F.group_norm(jnp.array([[1.0, 3.0, 0.0, 8.0]]), 2, eps=0.0).tolist()
+        [[-1.0, 1.0, -1.0, 1.0]]
+    """
+    input, weight, bias = as_array(input), as_array_or_none(weight), as_array_or_none(bias)
+    _check_group_norm(input, num_groups, weight, bias)
+    return _group_norm(input, weight, bias, num_groups, eps)
+
+
+def local_response_norm(input: ArrayLike, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Array:
+    r"""Divide every element by a power of the mean square of its neighbours in other channels.
+
+    .. math:: y_c = x_c \Bigl(k + \frac{\alpha}{n} \sum_{c' = c - \lfloor n/2 \rfloor}^{c + \lfloor (n-1)/2 \rfloor}
+              x_{c'}^2\Bigr)^{-\beta}
+
+    Args:
+        input: ``(N, C, *)`` with at least one axis after the channels.
+        size: the number :math:`n` of neighbouring channels.
+        alpha: factor of the mean square.
+        beta: exponent.
+        k: added to the mean square.
+
+    Shape:
+        ``(N, C, *) -> (N, C, *)``
+
+    Raises:
+        ValueError: if ``input`` has fewer than 3 axes.
+        RuntimeError: if ``size`` is not positive.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules.nn import functional as F
+        >>> F.local_response_norm(jnp.ones((1, 3, 1)), 2, alpha=2.0, beta=1.0).tolist()
+        [[[0.5], [0.3333333432674408], [0.3333333432674408]]]
+    """
+    input = as_array(input)
+    if input.ndim < 3:
+        raise ValueError(
+            f"Expected 3D or higher dimensionality                          input (got {input.ndim} dimensions)"
+        )
+    if input.size == 0:
+        return input
+    if size < 1:
+        raise RuntimeError(f"kernel size should be greater than zero, but got {size} channels")
+    check_floating(input, "local_response_norm")
+    return _local_response_norm(input, alpha, beta, k, size)
+
+
+def cross_map_lrn(input: ArrayLike, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1) -> Array:
+    """Divide every element by a power of the mean square around it, with the windows of Torch 7's ``CrossMapLRN2d``.
+
+    Output and gradient are PyTorch's: the first channel stays in the window of all that are more than half a window
+    after it, and the gradient is summed over windows that lie one or more channels before those of the output.
+
+    Raises:
+        ValueError: if ``input`` is not ``(N, C, H, W)``.
+    """
+    input = as_array(input)
+    if input.ndim != 4:
+        raise ValueError(f"CrossMapLRN2d: Expected input to be 4D, got {input.ndim}D instead.")
+    if not jnp.issubdtype(input.dtype, jnp.floating):
+        raise RuntimeError(f"result type Float can't be cast to the desired output type {input.dtype.name}")
+    return _cross_map_lrn(input, alpha / size, beta, k, size)
+
+
+@partial(jax.jit, static_argnames=("eps", "per_sample", "axis_names"), inline=True)
+def _normalize_channels(
     input: Array,
     running_mean: Array | None,
     running_var: Array | None,
@@ -133,23 +324,28 @@ def _batch_norm_train(
     bias: Array | None,
     momentum: Array,
     eps: float,
+    per_sample: bool = False,
+    axis_names: _Names = (),
 ) -> tuple[Array, Array | None, Array | None]:
+    if not input.size:
+        return input, running_mean, running_var
     values = input.astype(accumulation_dtype(input.dtype))
-    axes = (0, *range(2, input.ndim))
-    mean = values.mean(axes, keepdims=True)
+    axes = tuple(range(2, input.ndim)) if per_sample else (0, *range(2, input.ndim))
+    mean = _mean(values, axes, axis_names)
     centred = values - mean
-    var = jnp.square(centred).mean(axes, keepdims=True)
+    var = _mean(jnp.square(centred), axes, axis_names)
     output = _scale_and_shift(centred, lax.rsqrt(var + eps), weight, bias, _channels(input.ndim)).astype(input.dtype)
     if running_mean is None or running_var is None:
         return output, None, None
-    count = math.prod(input.shape[:1] + input.shape[2:])
+    count = math.prod(input.shape[axis] for axis in axes) * lax.axis_size(axis_names)
     unbiased = var * (count / (count - 1)) if count > 1 else var
-    new_mean = _moving_average(running_mean, mean.reshape(-1), momentum)
-    return output, new_mean, _moving_average(running_var, unbiased.reshape(-1), momentum)
+    new = (statistic.mean(0).reshape(-1) for statistic in (mean, unbiased))
+    new_mean, new_var = map(partial(_moving_average, momentum), (running_mean, running_var), new)
+    return output, new_mean, new_var
 
 
 @partial(jax.jit, static_argnames="eps", inline=True)
-def _batch_norm_eval(
+def _normalize_by_running(
     input: Array,
     running_mean: Array,
     running_var: Array,
@@ -173,12 +369,78 @@ def _layer_norm(input: Array, weight: Array | None, bias: Array | None, rank: in
     return _scale_and_shift(centred, lax.rsqrt(var + eps), weight, bias, shape).astype(input.dtype)
 
 
+@partial(jax.jit, static_argnames=("rank", "eps"), inline=True)
+def _rms_norm(input: Array, weight: Array | None, rank: int, eps: float | None) -> Array:
+    values = input.astype(accumulation_dtype(input.dtype))
+    axes = tuple(range(input.ndim - rank, input.ndim))
+    added = float(jnp.finfo(values.dtype).eps) if eps is None else eps
+    inverse = lax.rsqrt(jnp.square(values).mean(axes, keepdims=True) + added)
+    shape = (1,) * (input.ndim - rank) + input.shape[input.ndim - rank :]
+    output = values * inverse
+    return (output if weight is None else output * weight.astype(values.dtype).reshape(shape)).astype(input.dtype)
+
+
+@partial(jax.jit, static_argnames=("num_groups", "eps"), inline=True)
+def _group_norm(input: Array, weight: Array | None, bias: Array | None, num_groups: int, eps: float) -> Array:
+    count, channels, *rest = input.shape
+    grouped = (num_groups, channels // num_groups)
+    values = input.astype(accumulation_dtype(input.dtype)).reshape(count, *grouped, *rest)
+    axes = tuple(range(2, values.ndim))
+    centred = values - values.mean(axes, keepdims=True)
+    var = jnp.square(centred).mean(axes, keepdims=True)
+    output = _scale_and_shift(centred, lax.rsqrt(var + eps), weight, bias, (1, *grouped, *[1] * len(rest)))
+    return output.reshape(input.shape).astype(input.dtype)
+
+
+@partial(jax.jit, static_argnames="size", inline=True)
+def _local_response_norm(input: Array, alpha: Array, beta: Array, k: Array, size: int) -> Array:
+    values = input.astype(accumulation_dtype(input.dtype))
+    rest = input.ndim - 2
+    total = lax.reduce_window(
+        jnp.square(values),
+        np.zeros((), values.dtype),
+        lax.add,
+        (1, size) + (1,) * rest,
+        (1,) * input.ndim,
+        ((0, 0), (size // 2, (size - 1) // 2)) + ((0, 0),) * rest,
+    )
+    return (values / (total / size * alpha + k) ** beta).astype(input.dtype)
+
+
+@partial(jax.jit, static_argnames="size", inline=True)
+def _cross_map_lrn(input: Array, alpha: Array, beta: Array, k: Array, size: int) -> Array:
+    values = input.astype(accumulation_dtype(input.dtype))
+    squares = jnp.square(values)
+    places = np.arange(input.shape[1])
+    distance = places - places[:, None]  # (C_out, C_in)
+    half = int((size - 1) / 2 + 1)
+    summed = (abs(distance) < half) | ((places == 0) & (places[:, None] >= half))
+    total = _contract_channels(squares, summed)
+    if size > 1:
+        before = int(size - (size - 1) / 2)
+        differentiated = _contract_channels(squares, (distance <= before) & (distance > before - size))
+        # the value of one sum with the derivative of the other
+        total = lax.stop_gradient(total) + (differentiated - lax.stop_gradient(differentiated))
+    return (values * (total * alpha + k) ** -beta).astype(input.dtype)
+
+
+def _contract_channels(values: Array, chosen: np.ndarray) -> Array:
+    """Add up, for each row of ``chosen``, the channels that it has."""
+    return jnp.einsum("oc,nchw->nohw", chosen.astype(values.dtype), values, precision="highest")
+
+
 def _scale_and_shift(centred: Array, inverse: Array, weight: Array | None, bias: Array | None, shape: Shape) -> Array:
     output = centred * (inverse if weight is None else inverse * weight.astype(centred.dtype).reshape(shape))
     return output if bias is None else output + bias.astype(centred.dtype).reshape(shape)
 
 
-def _moving_average(running: Array, new: Array, momentum: Array) -> Array:
+def _mean(values: Array, axes: Shape, axis_names: _Names) -> Array:
+    """Average over some axes, and over mapped ones, along which all parts are of one size."""
+    local = values.mean(axes, keepdims=True)
+    return lax.pmean(local, axis_names) if axis_names else local
+
+
+def _moving_average(momentum: Array, running: Array, new: Array) -> Array:
     moved = (1 - momentum) * running.astype(new.dtype) + momentum * lax.stop_gradient(new)
     return moved.astype(running.dtype)
 
@@ -196,10 +458,11 @@ def _batch_norm_operands(
     bias: ArrayLike | None,
     training: bool,
     eps: float,
+    spread: int = 1,
 ) -> tuple[Array, Array | None, Array | None, Array | None, Array | None]:
     """Turn the operands into arrays and check that they fit together."""
     input = as_array(input)
-    if training and math.prod(input.shape[:1] + input.shape[2:]) == 1:
+    if training and math.prod(input.shape[:1] + input.shape[2:]) * spread == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {list(input.shape)}")
     if eps < 0.0 or (training and eps == 0.0):
         wanted = "positive during training" if training else "non-negative"
@@ -208,16 +471,52 @@ def _batch_norm_operands(
     if (running_mean is None) != (running_var is None) and training:
         raise ValueError("running_mean and running_var must either both be None or neither be None")
     channels = input.shape[1] if input.ndim > 1 else 0
+    return _channel_operands(input, running_mean, running_var, weight, bias, channels, 1, not training)
+
+
+def _instance_norm_operands(
+    input: ArrayLike,
+    running_mean: ArrayLike | None,
+    running_var: ArrayLike | None,
+    weight: ArrayLike | None,
+    bias: ArrayLike | None,
+    use_input_stats: bool,
+) -> tuple[Array, Array | None, Array | None, Array | None, Array | None]:
+    """Turn the operands into arrays and check that they fit together."""
+    input = as_array(input)
+    if use_input_stats and math.prod(input.shape[2:]) == 1:
+        raise ValueError(f"Expected more than 1 spatial element when training, got input size {list(input.shape)}")
+    if not use_input_stats and (running_mean is None or running_var is None):
+        raise RuntimeError("Expected running_mean and running_var to be defined when use_input_stats is false")
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("running_mean and running_var must either both be None or neither be None")
+    if input.ndim < 2:
+        raise IndexError(f"Dimension out of range (instance_norm expected (N, C, *), got {list(input.shape)})")
+    check_floating(input, "instance_norm")
+    return _channel_operands(input, running_mean, running_var, weight, bias, input.shape[1], input.shape[0], False)
+
+
+def _channel_operands(
+    input: Array,
+    running_mean: ArrayLike | None,
+    running_var: ArrayLike | None,
+    weight: ArrayLike | None,
+    bias: ArrayLike | None,
+    channels: int,
+    repeats: int,
+    running_needed: bool,
+) -> tuple[Array, Array | None, Array | None, Array | None, Array | None]:
+    """Turn what there is one of per channel into arrays; PyTorch counts the elements of ``repeats`` copies."""
     operands = []
     for name, given in (
         ("running_mean", running_mean), ("running_var", running_var), ("weight", weight), ("bias", bias)
     ):  # fmt: skip
         operand = as_array_or_none(given)
-        if operand is None and name.startswith("running") and not training:
+        if operand is None and name.startswith("running") and running_needed:
             raise RuntimeError(f"{name} must be defined in evaluation mode")
         if operand is not None:
             if operand.size != channels:
-                raise RuntimeError(f"{name} should contain {channels} elements not {operand.size}")
+                raise RuntimeError(f"{name} should contain {repeats * channels} elements not {repeats * operand.size}")
             _check_mixed(input, operand, name)
         operands.append(operand)
     return input, *operands
@@ -231,16 +530,23 @@ def _check_mixed(input: Array, other: Array, name: str) -> None:
         )
 
 
-def _check_layer_norm(input: Array, shape: Shape, weight: Array | None, bias: Array | None) -> None:
+def _checked_shape(input: Array, normalized_shape: Sequence[int], name: str, **operands: Array | None) -> Shape:
+    """Return ``normalized_shape`` as a tuple if the input ends with it and the operands have it."""
+    if not isinstance(normalized_shape, Sequence):
+        raise TypeError(
+            f"{name}(): argument 'normalized_shape' must be a tuple of ints,"
+            f" not {type(normalized_shape).__name__} ({normalized_shape!r})"
+        )
+    shape = tuple(normalized_shape)
     if not shape:
         raise RuntimeError(
             "Expected normalized_shape to be at least 1-dimensional, i.e., containing at least one element,"
             " but got normalized_shape = []"
         )
-    for name, operand in (("weight", weight), ("bias", bias)):
+    for key, operand in operands.items():
         if operand is not None and operand.shape != shape:
             raise RuntimeError(
-                f"Expected {name} to be of same shape as normalized_shape, but got {name} of shape"
+                f"Expected {key} to be of same shape as normalized_shape, but got {key} of shape"
                 f" {list(operand.shape)} and normalized_shape = {list(shape)}"
             )
     if input.shape[-len(shape) :] != shape:
@@ -249,7 +555,31 @@ def _check_layer_norm(input: Array, shape: Shape, weight: Array | None, bias: Ar
             f"Given normalized_shape={list(shape)}, expected input with shape [{wanted}],"
             f" but got input of size{list(input.shape)}"
         )
-    check_floating(input, "layer_norm")
+    check_floating(input, name)
+    return shape
+
+
+def _check_group_norm(input: Array, num_groups: int, weight: Array | None, bias: Array | None) -> None:
+    if input.ndim < 2:
+        raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {input.ndim}")
+    count, channels, *rest = input.shape
+    sizes = [count * channels // num_groups, num_groups, *rest]
+    if sizes[0] * math.prod(rest) == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {sizes}")
+    if num_groups < 1:
+        raise RuntimeError(f"Expected num groups to be greater than 0, got {num_groups}")
+    if channels % num_groups:
+        raise RuntimeError(
+            "Expected number of channels in input to be divisible by num_groups, but got input of shape"
+            f" {list(input.shape)} and num_groups={num_groups}"
+        )
+    for name, operand in (("weight", weight), ("bias", bias)):
+        if operand is not None and operand.shape != (channels,):
+            raise RuntimeError(
+                f"Expected {name} to be a vector of size equal to the number of channels in input, but got"
+                f" {name} of shape {list(operand.shape)} and input of shape {list(input.shape)}"
+            )
+    check_floating(input, "group_norm")
     for name, operand in (("weight", weight), ("bias", bias)):
         if operand is not None:
             _check_mixed(input, operand, name)

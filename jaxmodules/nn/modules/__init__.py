@@ -10,6 +10,8 @@ from jaxmodules.nn.modules.activation import Tanh as Tanh
 from jaxmodules.nn.modules.batchnorm import BatchNorm1d as BatchNorm1d
 from jaxmodules.nn.modules.batchnorm import BatchNorm2d as BatchNorm2d
 from jaxmodules.nn.modules.container import Container as Container
+from jaxmodules.nn.modules.batchnorm import BatchNorm3d as BatchNorm3d
+from jaxmodules.nn.modules.batchnorm import SyncBatchNorm as SyncBatchNorm
 from jaxmodules.nn.modules.container import ModuleDict as ModuleDict
 from jaxmodules.nn.modules.container import ModuleList as ModuleList
 from jaxmodules.nn.modules.container import ParameterDict as ParameterDict
@@ -21,6 +23,9 @@ from jaxmodules.nn.modules.conv import Conv3d as Conv3d
 from jaxmodules.nn.modules.dropout import Dropout as Dropout
 from jaxmodules.nn.modules.flatten import Flatten as Flatten
 from jaxmodules.nn.modules.flatten import Unflatten as Unflatten
+from jaxmodules.nn.modules.instancenorm import InstanceNorm1d as InstanceNorm1d
+from jaxmodules.nn.modules.instancenorm import InstanceNorm2d as InstanceNorm2d
+from jaxmodules.nn.modules.instancenorm import InstanceNorm3d as InstanceNorm3d
 from jaxmodules.nn.modules.linear import Bilinear as Bilinear
 from jaxmodules.nn.modules.linear import Identity as Identity
 from jaxmodules.nn.modules.linear import LazyLinear as LazyLinear
@@ -29,7 +34,11 @@ from jaxmodules.nn.modules.loss import CrossEntropyLoss as CrossEntropyLoss
 from jaxmodules.nn.modules.loss import MSELoss as MSELoss
 from jaxmodules.nn.modules.loss import NLLLoss as NLLLoss
 from jaxmodules.nn.modules.module import Module as Module
+from jaxmodules.nn.modules.normalization import CrossMapLRN2d as CrossMapLRN2d
+from jaxmodules.nn.modules.normalization import GroupNorm as GroupNorm
 from jaxmodules.nn.modules.normalization import LayerNorm as LayerNorm
+from jaxmodules.nn.modules.normalization import LocalResponseNorm as LocalResponseNorm
+from jaxmodules.nn.modules.normalization import RMSNorm as RMSNorm
 from jaxmodules.nn.modules.pooling import AdaptiveAvgPool2d as AdaptiveAvgPool2d
 from jaxmodules.nn.modules.pooling import AvgPool2d as AvgPool2d
 from jaxmodules.nn.modules.pooling import MaxPool2d as MaxPool2d

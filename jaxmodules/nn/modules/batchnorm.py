@@ -1,9 +1,11 @@
 """Batch normalisation layers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxmodules._tracing import bound_axis_names
 from jaxmodules._typing import Array, DType
 from jaxmodules.nn import functional as F
 from jaxmodules.nn import init
@@ -121,18 +123,25 @@ class _BatchNorm(_NormBase):
     def forward(self, input: Array) -> Array:
         """Normalise ``input``."""
         self._check_input_dim(input)
-        if self.training and self.track_running_stats:
+        if self.training:
             return self._normalise_and_track(input)
-        mean, var = (None, None) if self.training else (self.running_mean, self.running_var)
+        mean, var = self.running_mean, self.running_var
         return F.batch_norm(input, mean, var, self.weight, self.bias, mean is None and var is None, eps=self.eps)
 
+    def _axis_names(self) -> tuple[str, ...]:
+        """Name the mapped axes that the batch is spread over."""
+        return ()
+
     def _normalise_and_track(self, input: Array) -> Array:
+        names = self._axis_names()
+        if not self.track_running_stats:
+            return batch_norm_stats(input, None, None, self.weight, self.bias, 0.0, self.eps, names)[0]
         count = None if self.num_batches_tracked is None else self.num_batches_tracked + 1
         momentum = self.momentum
         if momentum is None:
             momentum = 0.0 if count is None else 1.0 / count
         output, mean, var = batch_norm_stats(
-            input, self.running_mean, self.running_var, self.weight, self.bias, momentum, self.eps
+            input, self.running_mean, self.running_var, self.weight, self.bias, momentum, self.eps, names
         )
         self.running_mean, self.running_var, self.num_batches_tracked = mean, var, count
         return output
@@ -172,3 +181,126 @@ class BatchNorm2d(_BatchNorm):
     def _check_input_dim(self, input: Array) -> None:
         if input.ndim != 4:
             raise ValueError(f"expected 4D input (got {input.ndim}D input)")
+
+
+class BatchNorm3d(_BatchNorm):
+    """Normalise the channels of volumes; arguments are those of :class:`_NormBase`.
+
+    Shape:
+        ``(N, C, D, H, W) -> (N, C, D, H, W)``
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> nn.BatchNorm3d(10)(jnp.ones((2, 10, 3, 4, 5))).shape
+        (2, 10, 3, 4, 5)
+    """
+
+    def _check_input_dim(self, input: Array) -> None:
+        if input.ndim != 5:
+            raise ValueError(f"expected 5D input (got {input.ndim}D input)")
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Normalise every channel by its mean and variance over a batch that is spread over devices.
+
+    In training, under :func:`jax.vmap`, :func:`jax.shard_map` and their like, the statistics are those of the whole
+    batch along the named axes that are mapped over: output, gradients and running statistics equal those of
+    :class:`BatchNorm2d` and its siblings on one device. In evaluation, and where nothing is mapped under a name,
+    this is such a layer. So it is under :func:`jax.jit` with sharded arrays, where every batch is whole already.
+
+    Args:
+        num_features: number of channels.
+        eps: added to the variance.
+        momentum: share of the newest batch in the running statistics; ``None`` averages over all batches.
+        affine: whether to scale and shift each channel by learnable parameters.
+        track_running_stats: whether to keep running statistics, which evaluation then uses.
+        process_group: name of the mapped axis, or a sequence of names, that the batch is spread over; by default
+            ("the whole world") it is all names that are mapped over where the layer is called.
+        device: where parameters and buffers live.
+        dtype: type of the parameters and buffers, ``float32`` by default.
+        bias: whether ``affine`` includes the shift.
+
+    Shape:
+        ``(N, C, *) -> (N, C, *)``
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxmodules as jm
+        >>> from jaxmodules import nn
+        >>> net = nn.SyncBatchNorm(1, eps=1e-20, process_group="data")
+        >>> batches = jnp.array([[[0.0], [0.0]], [[4.0], [4.0]]])
+        >>> jm.vmap(net, axis_name="data")(batches).tolist()
+        [[[-1.0], [-1.0]], [[1.0], [1.0]]]
+    """
+
+    process_group: str | Sequence[str] | None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: str | Sequence[str] | None = None,
+        device: Any = None,
+        dtype: DType | None = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
+        self.process_group = process_group
+
+    def forward(self, input: Array) -> Array:
+        """Normalise ``input``."""
+        self._check_input_dim(input)
+        self._check_non_zero_input_channels(input)
+        return super().forward(input)
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module: Module, process_group: str | Sequence[str] | None = None) -> Module:
+        """Replace every batch normalisation layer inside ``module`` by one that is synchronised.
+
+        The new layers hold the parameters and buffers of the old ones.
+
+        Args:
+            module: the module to change.
+            process_group: what the new layers get as ``process_group``.
+
+        Returns:
+            ``module``, or a new layer where it is itself a batch normalisation.
+        """
+        converted = module
+        if isinstance(module, _BatchNorm):
+            settings = (module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
+            converted = SyncBatchNorm(*settings, process_group, bias=module.bias is not None)
+            if module.affine:
+                converted.weight, converted.bias = module.weight, module.bias
+            converted.running_mean, converted.running_var = module.running_mean, module.running_var
+            converted.num_batches_tracked = module.num_batches_tracked
+            converted.training = module.training
+        for name, child in module.named_children():
+            converted.add_module(name, cls.convert_sync_batchnorm(child, process_group))
+        return converted
+
+    def _axis_names(self) -> tuple[str, ...]:
+        bound, group = bound_axis_names(), self.process_group
+        if group is None:
+            return bound
+        names = (group,) if isinstance(group, str) else tuple(group)
+        if not set(names) <= set(bound):
+            raise NameError(
+                f"SyncBatchNorm has process_group={group!r}, but the axes mapped over here are {bound}:"
+                " name the axis in the transform, as in jax.vmap(..., axis_name=...)"
+            )
+        return names
+
+    def _check_input_dim(self, input: Array) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"expected at least 2D input (got {input.ndim}D input)")
+
+    def _check_non_zero_input_channels(self, input: Array) -> None:
+        if input.shape[1] == 0:
+            raise ValueError("SyncBatchNorm number of input channels should be non-zero")
