@@ -23,7 +23,42 @@ from jaxmodules.nn.functional.normalization import layer_norm as layer_norm
 from jaxmodules.nn.functional.normalization import local_response_norm as local_response_norm
 from jaxmodules.nn.functional.normalization import rms_norm as rms_norm
 from jaxmodules.nn.functional.padding import pad as pad
-from jaxmodules.nn.functional.pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
-from jaxmodules.nn.functional.pooling import avg_pool2d as avg_pool2d
+from jaxmodules.nn.functional.pooling import max_pool1d as max_pool1d
+from jaxmodules.nn.functional.pooling import max_pool1d_with_indices as max_pool1d_with_indices
 from jaxmodules.nn.functional.pooling import max_pool2d as max_pool2d
+from jaxmodules.nn.functional.pooling import max_pool2d_with_indices as max_pool2d_with_indices
+from jaxmodules.nn.functional.pooling import max_pool3d as max_pool3d
+from jaxmodules.nn.functional.pooling import max_pool3d_with_indices as max_pool3d_with_indices
+from jaxmodules.nn.functional.pooling_adaptive import adaptive_avg_pool1d as adaptive_avg_pool1d
+from jaxmodules.nn.functional.pooling_adaptive import adaptive_avg_pool2d as adaptive_avg_pool2d
+from jaxmodules.nn.functional.pooling_adaptive import adaptive_avg_pool3d as adaptive_avg_pool3d
+from jaxmodules.nn.functional.pooling_adaptive import adaptive_max_pool1d as adaptive_max_pool1d
+from jaxmodules.nn.functional.pooling_adaptive import (
+    adaptive_max_pool1d_with_indices as adaptive_max_pool1d_with_indices,
+)
+from jaxmodules.nn.functional.pooling_adaptive import adaptive_max_pool2d as adaptive_max_pool2d
+from jaxmodules.nn.functional.pooling_adaptive import (
+    adaptive_max_pool2d_with_indices as adaptive_max_pool2d_with_indices,
+)
+from jaxmodules.nn.functional.pooling_adaptive import adaptive_max_pool3d as adaptive_max_pool3d
+from jaxmodules.nn.functional.pooling_adaptive import (
+    adaptive_max_pool3d_with_indices as adaptive_max_pool3d_with_indices,
+)
+from jaxmodules.nn.functional.pooling_avg import avg_pool1d as avg_pool1d
+from jaxmodules.nn.functional.pooling_avg import avg_pool2d as avg_pool2d
+from jaxmodules.nn.functional.pooling_avg import avg_pool3d as avg_pool3d
+from jaxmodules.nn.functional.pooling_avg import lp_pool1d as lp_pool1d
+from jaxmodules.nn.functional.pooling_avg import lp_pool2d as lp_pool2d
+from jaxmodules.nn.functional.pooling_avg import lp_pool3d as lp_pool3d
+from jaxmodules.nn.functional.pooling_fractional import fractional_max_pool2d as fractional_max_pool2d
+from jaxmodules.nn.functional.pooling_fractional import (
+    fractional_max_pool2d_with_indices as fractional_max_pool2d_with_indices,
+)
+from jaxmodules.nn.functional.pooling_fractional import fractional_max_pool3d as fractional_max_pool3d
+from jaxmodules.nn.functional.pooling_fractional import (
+    fractional_max_pool3d_with_indices as fractional_max_pool3d_with_indices,
+)
+from jaxmodules.nn.functional.pooling_unpool import max_unpool1d as max_unpool1d
+from jaxmodules.nn.functional.pooling_unpool import max_unpool2d as max_unpool2d
+from jaxmodules.nn.functional.pooling_unpool import max_unpool3d as max_unpool3d
 from jaxmodules.nn.functional.sparse import embedding as embedding

@@ -1,0 +1,272 @@
+"""Pooling to a given size: windows are as large as that takes."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmodules._shapes import accumulation_dtype, as_array, check_floating
+from jaxmodules._typing import Array, ArrayLike, Shape
+from jaxmodules.nn.functional._pooling import (
+    OptionalSizes,
+    check_axes_1d,
+    largest,
+    largest_among,
+    pick,
+    typed_adaptive_max_pool,
+)
+
+
+def adaptive_avg_pool1d(input: ArrayLike, output_size: int | tuple[int]) -> Array:
+    """Average signals to a given length, ``(N, C, L) -> (N, C, output_size)``; see :func:`adaptive_avg_pool_nd`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules.nn import functional as F
+        >>> F.adaptive_avg_pool1d(jnp.arange(5.0).reshape(1, 5), 2).tolist()
+        [[1.0, 3.0]]
+    """
+    return adaptive_avg_pool_nd(input, output_size, rank=1)
+
+
+def adaptive_avg_pool2d(input: ArrayLike, output_size: OptionalSizes) -> Array:
+    """Average images to a given size, ``(N, C, H, W) -> (N, C, *output_size)``; see :func:`adaptive_avg_pool_nd`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules.nn import functional as F
+        >>> F.adaptive_avg_pool2d(jnp.ones((2, 3, 7, 5)), (2, None)).shape
+        (2, 3, 2, 5)
+    """
+    return adaptive_avg_pool_nd(input, output_size, rank=2)
+
+
+def adaptive_avg_pool3d(input: ArrayLike, output_size: OptionalSizes) -> Array:
+    """Average volumes to a given size, ``(N, C, D, H, W) -> (N, C, *output_size)``; see :func:`adaptive_avg_pool_nd`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules.nn import functional as F
+        >>> F.adaptive_avg_pool3d(jnp.ones((2, 3, 7, 5, 4)), 2).shape
+        (2, 3, 2, 2, 2)
+    """
+    return adaptive_avg_pool_nd(input, output_size, rank=3)
+
+
+@typed_adaptive_max_pool
+def adaptive_max_pool1d(input: ArrayLike, output_size: int | tuple[int], return_indices: bool = False) -> Any:
+    """Take the largest elements of signals, ``(N, C, L) -> (N, C, output_size)``; see :func:`adaptive_max_pool_nd`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules.nn import functional as F
+        >>> F.adaptive_max_pool1d(jnp.arange(5.0).reshape(1, 5), 2).tolist()
+        [[2.0, 4.0]]
+    """
+    return adaptive_max_pool_nd(input, output_size, return_indices, rank=1)
+
+
+@typed_adaptive_max_pool
+def adaptive_max_pool2d(input: ArrayLike, output_size: OptionalSizes, return_indices: bool = False) -> Any:
+    """Take the largest elements of images, ``(N, C, H, W) -> (N, C, *output_size)``; see :func:`adaptive_max_pool_nd`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules.nn import functional as F
+        >>> values, indices = F.adaptive_max_pool2d(jnp.arange(15.0).reshape(1, 3, 5), (2, 1), return_indices=True)
+        >>> values.tolist(), indices.tolist()
+        ([[[9.0], [14.0]]], [[[9], [14]]])
+    """
+    return adaptive_max_pool_nd(input, output_size, return_indices, rank=2)
+
+
+@typed_adaptive_max_pool
+def adaptive_max_pool3d(input: ArrayLike, output_size: OptionalSizes, return_indices: bool = False) -> Any:
+    """Take the largest elements of volumes, ``(N, C, D, H, W) -> (N, C, *output_size)``.
+
+    See :func:`adaptive_max_pool_nd`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules.nn import functional as F
+        >>> F.adaptive_max_pool3d(jnp.ones((2, 3, 7, 5, 4)), (None, 3, 2)).shape
+        (2, 3, 7, 3, 2)
+    """
+    return adaptive_max_pool_nd(input, output_size, return_indices, rank=3)
+
+
+def adaptive_max_pool1d_with_indices(
+    input: ArrayLike, output_size: int | tuple[int], return_indices: bool = False
+) -> tuple[Array, Array]:
+    """Call :func:`adaptive_max_pool1d` with ``return_indices=True``, whatever is given."""
+    return adaptive_max_pool_nd(input, output_size, True, rank=1)
+
+
+def adaptive_max_pool2d_with_indices(
+    input: ArrayLike, output_size: OptionalSizes, return_indices: bool = False
+) -> tuple[Array, Array]:
+    """Call :func:`adaptive_max_pool2d` with ``return_indices=True``, whatever is given."""
+    return adaptive_max_pool_nd(input, output_size, True, rank=2)
+
+
+def adaptive_max_pool3d_with_indices(
+    input: ArrayLike, output_size: OptionalSizes, return_indices: bool = False
+) -> tuple[Array, Array]:
+    """Call :func:`adaptive_max_pool3d` with ``return_indices=True``, whatever is given."""
+    return adaptive_max_pool_nd(input, output_size, True, rank=3)
+
+
+def adaptive_avg_pool_nd(input: ArrayLike, output_size: OptionalSizes, *, rank: int) -> Array:
+    r"""Average windows that are sized so that the output is ``output_size``.
+
+    Along each axis, output element :math:`i` averages the elements from :math:`\lfloor i\,in/out \rfloor`
+    to :math:`\lceil (i + 1)\,in/out \rceil`.
+
+    Args:
+        input: ``(N, C, *spatial)``, or one sample, ``(C, *spatial)``.
+        output_size: per axis or one for all; ``None`` keeps an axis of an image or a volume as it is.
+        rank: number of spatial axes.
+
+    Shape:
+        ``(N, C, *spatial) -> (N, C, *output_size)``
+
+    Raises:
+        RuntimeError: if ``input`` or ``output_size`` has a wrong number of axes, or an empty one.
+        ValueError: if ``output_size`` has more axes than ``input``.
+        NotImplementedError: if ``input`` is not floating point.
+    """
+    input, name = as_array(input), f"adaptive_avg_pool{rank}d"
+    sizes = _output_sizes(input, output_size, rank, name)
+    if min(sizes) < 0:
+        raise RuntimeError(
+            f"adaptive_avg_pool{max(rank, 2)}d: elements of output_size must be greater than or equal to 0"
+            f" but received {list(sizes)}"
+        )
+    _check_not_empty(input, -rank if rank < 3 else 1, name)
+    check_floating(input, name)
+    return _avg(input, sizes)
+
+
+def adaptive_max_pool_nd(
+    input: ArrayLike, output_size: OptionalSizes, return_indices: bool = False, *, rank: int
+) -> Any:
+    r"""Take the largest elements of windows that are sized so that the output is ``output_size``.
+
+    The windows are those of :func:`adaptive_avg_pool_nd`; NaN is larger than anything.
+
+    Args:
+        input: ``(N, C, *spatial)``, or one sample, ``(C, *spatial)``.
+        output_size: per axis or one for all; ``None`` keeps an axis of an image or a volume as it is.
+        return_indices: also return where the elements came from, counted through the flattened ``spatial`` axes;
+            of equal elements it is the first, as in PyTorch.
+        rank: number of spatial axes.
+
+    Shape:
+        ``(N, C, *spatial) -> (N, C, *output_size)``
+
+    Raises:
+        RuntimeError: if ``input`` or ``output_size`` has a wrong number of axes, or an empty one.
+        ValueError: if ``output_size`` has more axes than ``input``.
+        NotImplementedError: if ``input`` is not floating point.
+    """
+    input, name = as_array(input), f"adaptive_max_pool{rank}d"
+    sizes = _output_sizes(input, output_size, rank, name)
+    _check_not_empty(input, 1, name)
+    if min(sizes) < 0:
+        raise RuntimeError(f"Trying to create tensor with negative dimension {min(sizes)}: output_size={list(sizes)}")
+    check_floating(input, name)
+    values, places = _max(input, sizes, return_indices)
+    return (values, places) if return_indices else values
+
+
+def _output_sizes(input: Array, output_size: OptionalSizes, rank: int, name: str) -> Shape:
+    """Check the axes of ``input``; fill in the sizes that are to stay."""
+    wanted = (output_size,) * rank if isinstance(output_size, int) else output_size
+    if isinstance(output_size, bool) or wanted is None or not np.iterable(wanted):
+        raise TypeError(f"{name}: output_size must be an int or {rank} values of int or None, got {output_size!r}")
+    wanted = tuple(wanted)
+    if rank == 1:
+        check_axes_1d(input, name)
+        if len(wanted) != 1:
+            raise RuntimeError(f"{name}() argument 'output_size' should contain one int (got {len(wanted)})")
+    elif wanted and input.ndim <= len(wanted) and not isinstance(output_size, int):
+        raise ValueError(
+            f"Input dimension should be at least {len(wanted) + 1} for output_size={output_size!r},"
+            f" but got an input of size {list(input.shape)}"
+        )
+    elif input.ndim not in (rank + 1, rank + 2):
+        got = "but got:" if "max" in name else "but got"
+        raise RuntimeError(f"{name}(): Expected {rank + 1}D or {rank + 2}D tensor, {got} {list(input.shape)}")
+    if len(wanted) != rank:
+        internal = "(): internal error: output_size.size()" if "max" in name else ": output_size"
+        raise RuntimeError(f"{name}{internal} must be {rank} (one value for each axis), got {output_size!r}")
+    if any(isinstance(want, bool) or not isinstance(want, int | np.integer | None) for want in wanted) or (
+        rank == 1 and wanted[0] is None
+    ):
+        allowed = "ints" if rank == 1 else "ints or None"
+        raise TypeError(
+            f"{name}(): argument 'output_size' (position 2) must be tuple of {allowed}, got {output_size!r}"
+        )
+    return tuple(size if want is None else int(want) for want, size in zip(wanted, input.shape[-rank:], strict=True))
+
+
+def _check_not_empty(input: Array, first: int, name: str) -> None:
+    """Raise if an axis from ``first`` on is empty."""
+    shape = list(input.shape)
+    if 0 in shape[first:]:
+        empty = shape.index(0, first % len(shape))
+        raise RuntimeError(
+            f"{name}(): Expected input to have non-zero size for non-batch dimensions,"
+            f" but input has sizes {shape} with dimension {empty} being empty"
+        )
+
+
+@partial(jax.jit, static_argnames="sizes", inline=True)
+def _avg(input: Array, sizes: Shape) -> Array:
+    lead = input.ndim - len(sizes)
+    output, folded = input.astype(accumulation_dtype(input.dtype)), list(input.shape[:lead])
+    for size, length in zip(sizes, input.shape[lead:], strict=True):
+        folded += [size, length // size] if _divides(size, length) else [length, 1]
+    axes = [lead + 2 * axis + 1 for axis in range(len(sizes)) if folded[lead + 2 * axis + 1] > 1]
+    output = output.reshape(folded).mean(axes) if axes else output
+    output = output.reshape([*input.shape[:lead], *folded[lead::2]])
+    for axis, size in enumerate(sizes, lead):
+        if size != output.shape[axis]:
+            output = _average_axis(output, axis, size)
+    return output.astype(input.dtype)
+
+
+def _average_axis(input: Array, axis: int, size: int) -> Array:
+    """Average ``input`` along one axis down (or up) to ``size`` elements, by windows of unequal length."""
+    length, before, after = input.shape[axis], input.shape[:axis], input.shape[axis + 1 :]
+    members, ends = _members(size, length)
+    inside = (members < ends[:, None]).reshape(-1, *[1] * len(after))
+    windows = jnp.take(input, np.minimum(members, length - 1).reshape(-1), axis=axis, mode="clip")
+    windows = jnp.where(jnp.broadcast_to(inside, windows.shape), windows, 0)
+    total = windows.reshape(*before, *members.shape, *after).sum(axis + 1)
+    counts = (ends - members[:, 0]).astype(input.dtype).reshape(-1, *[1] * len(after))
+    return total / jnp.broadcast_to(counts, total.shape)
+
+
+@partial(jax.jit, static_argnames=("sizes", "return_indices"), inline=True)
+def _max(input: Array, sizes: Shape, return_indices: bool) -> tuple[Array, Array | None]:
+    plane = input.shape[-len(sizes) :]
+    if not return_indices and all(map(_divides, sizes, plane)):
+        window = tuple(length // size for size, length in zip(sizes, plane, strict=True))
+        return largest(input, window, window, ((0, 0),) * len(sizes), (1,) * len(sizes)), None
+    windows = [_members(size, length) for size, length in zip(sizes, plane, strict=True)]
+    places = largest_among(input, [np.minimum(members, ends[:, None] - 1) for members, ends in windows], vary=False)
+    return pick(input, places, len(sizes)), places
+
+
+def _divides(size: int, length: int) -> bool:
+    return size > 0 and length % size == 0
+
+
+def _members(size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """List the members of every window along one axis, as many as the longest has, and where the windows end."""
+    steps = np.arange(size)
+    starts, ends = steps * length // max(size, 1), -(-(steps + 1) * length // max(size, 1))
+    return starts[:, None] + np.arange(np.max(ends - starts, initial=1)), ends
