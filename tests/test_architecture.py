@@ -24,7 +24,7 @@ LEVELS = [
     ["random"],
     ["nn._writable"],
     ["_keys", "nn.functional*", "nn.parameter"],
-    ["_tracked", "nn.init"],
+    ["_tracked", "nn.grad", "nn.init"],
     ["_keys"],
     ["state"],
     ["nn.modules._hooks"],

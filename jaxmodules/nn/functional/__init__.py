@@ -10,7 +10,13 @@ from jaxmodules.nn.functional.activation import tanh as tanh
 from jaxmodules.nn.functional.conv import conv1d as conv1d
 from jaxmodules.nn.functional.conv import conv2d as conv2d
 from jaxmodules.nn.functional.conv import conv3d as conv3d
+from jaxmodules.nn.functional.conv import conv_tbc as conv_tbc
+from jaxmodules.nn.functional.conv import conv_transpose1d as conv_transpose1d
+from jaxmodules.nn.functional.conv import conv_transpose2d as conv_transpose2d
+from jaxmodules.nn.functional.conv import conv_transpose3d as conv_transpose3d
 from jaxmodules.nn.functional.dropout import dropout as dropout
+from jaxmodules.nn.functional.fold import fold as fold
+from jaxmodules.nn.functional.fold import unfold as unfold
 from jaxmodules.nn.functional.linear import bilinear as bilinear
 from jaxmodules.nn.functional.linear import linear as linear
 from jaxmodules.nn.functional.loss import cross_entropy as cross_entropy
@@ -61,4 +67,8 @@ from jaxmodules.nn.functional.pooling_fractional import (
 from jaxmodules.nn.functional.pooling_unpool import max_unpool1d as max_unpool1d
 from jaxmodules.nn.functional.pooling_unpool import max_unpool2d as max_unpool2d
 from jaxmodules.nn.functional.pooling_unpool import max_unpool3d as max_unpool3d
+from jaxmodules.nn.functional.shuffle import channel_shuffle as channel_shuffle
+from jaxmodules.nn.functional.shuffle import native_channel_shuffle as native_channel_shuffle
+from jaxmodules.nn.functional.shuffle import pixel_shuffle as pixel_shuffle
+from jaxmodules.nn.functional.shuffle import pixel_unshuffle as pixel_unshuffle
 from jaxmodules.nn.functional.sparse import embedding as embedding

@@ -1,4 +1,4 @@
-"""Convolutions over one, two and three spatial axes."""
+"""Convolutions and transposed convolutions over one, two and three spatial axes."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,13 +7,14 @@ from typing import Literal
 import jax
 from jax import lax
 
-from jaxmodules._shapes import as_array, as_array_or_none, ntuple, same_padding
+from jaxmodules._shapes import as_array, as_array_or_none, check_floating, ntuple, same_padding
 from jaxmodules._typing import Array, ArrayLike
 
 _Sizes = int | Sequence[int]
 _Padding = int | Sequence[int] | Literal["same", "valid"]
 _Pairs = tuple[tuple[int, int], ...]
 
+_AXES = ("depth", "height", "width")
 _LAYOUTS = {1: ("NCW", "OIW", "NCW"), 2: ("NCHW", "OIHW", "NCHW"), 3: ("NCDHW", "OIDHW", "NCDHW")}
 
 
@@ -51,15 +52,11 @@ def conv_nd(
         RuntimeError: if shapes, sizes or dtypes do not fit together.
     """
     input, weight, bias = as_array(input), as_array(weight), as_array_or_none(bias)
-    if input.ndim not in (rank + 1, rank + 2):
-        raise RuntimeError(
-            f"Expected {rank + 1}D (unbatched) or {rank + 2}D (batched) input to conv{rank}d,"
-            f" but got input of size: {list(input.shape)}"
-        )
+    _check_ranks(input, weight, rank, f"conv{rank}d")
     stride, dilation = ntuple(stride, rank, "stride"), ntuple(dilation, rank, "dilation")
-    _check_operands(input, weight, bias, groups, rank)
     _check_positive(stride, "stride")
     _check_positive(dilation, "dilation")
+    _check_operands(input, weight, bias, groups, rank)
     pairs = _pad_pairs(padding, stride, dilation, weight.shape[2:])
     _check_fits(input, weight, pairs, dilation)
     return _conv(input, weight, bias, stride, pairs, dilation, groups)
@@ -125,6 +122,153 @@ def conv3d(
     return conv_nd(input, weight, bias, stride, padding, dilation, groups, rank=3)
 
 
+def conv_transpose_nd(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: _Sizes = 1,
+    padding: _Sizes = 0,
+    output_padding: _Sizes = 0,
+    groups: int = 1,
+    dilation: _Sizes = 1,
+    *,
+    rank: int,
+) -> Array:
+    r"""Paint kernels, each scaled by an element of the input, over the last ``rank`` axes and add them up.
+
+    The transpose of :func:`conv_nd`: the map that takes the gradient of its output to that of its input.
+
+    .. math:: y_{n,o,s t + d k} = b_o + \sum_{i} x_{n,i,t}\, w_{i,o,k}
+
+    Args:
+        input: ``(N, C_in, *spatial)``, or one sample, ``(C_in, *spatial)``.
+        weight: ``(C_in, C_out / groups, *kernel)``.
+        bias: ``(C_out,)``.
+        stride: distance between the kernels in the output, per axis or one for all.
+        padding: elements cropped from both ends of each axis of the output.
+        output_padding: elements added to the far end of each axis; less than the stride or the dilation.
+        groups: number of blocks that the channels are split into.
+        dilation: distance between the kernel's elements.
+        rank: number of spatial axes.
+
+    Shape:
+        ``(N, C_in, *spatial) -> (N, C_out, *out)`` with
+        ``out = (spatial - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1``
+
+    Raises:
+        RuntimeError: if shapes, sizes or dtypes do not fit together.
+        NotImplementedError: if the input is of an integer type.
+    """
+    input, weight, bias = as_array(input), as_array(weight), as_array_or_none(bias)
+    _check_ranks(input, weight, rank, f"conv_transpose{rank}d")
+    stride, dilation = ntuple(stride, rank, "stride"), ntuple(dilation, rank, "dilation")
+    padding, output_padding = ntuple(padding, rank, "padding"), ntuple(output_padding, rank, "output_padding")
+    _check_positive(stride, "stride")
+    _check_positive(dilation, "dilation")
+    _check_not_negative(padding, "padding")
+    _check_not_negative(output_padding, "output_padding")
+    _check_operands(input, weight, bias, groups, rank, transposed=True)
+    check_floating(input, f"slow_conv_transpose{max(rank, 2)}d_out_cpu")
+    _check_output_padding(output_padding, stride, dilation)
+    _check_output(input, weight, stride, padding, output_padding, dilation)
+    return _conv_transpose(input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def conv_transpose1d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: _Sizes = 1,
+    padding: _Sizes = 0,
+    output_padding: _Sizes = 0,
+    groups: int = 1,
+    dilation: _Sizes = 1,
+) -> Array:
+    """Transpose a convolution of signals, ``(N, C_in, L) -> (N, C_out, L_out)``.
+
+    See :func:`conv_transpose_nd`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules.nn import functional as F
+        >>> F.conv_transpose1d(jnp.ones((2, 3, 8)), jnp.ones((3, 4, 4)), stride=2, padding=1).shape
+        (2, 4, 16)
+    """
+    return conv_transpose_nd(input, weight, bias, stride, padding, output_padding, groups, dilation, rank=1)
+
+
+def conv_transpose2d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: _Sizes = 1,
+    padding: _Sizes = 0,
+    output_padding: _Sizes = 0,
+    groups: int = 1,
+    dilation: _Sizes = 1,
+) -> Array:
+    """Transpose a convolution of images, ``(N, C_in, H, W) -> (N, C_out, H_out, W_out)``.
+
+    See :func:`conv_transpose_nd`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules.nn import functional as F
+        >>> F.conv_transpose2d(jnp.ones((2, 3, 4, 4)), jnp.ones((3, 5, 3, 3)), stride=2).shape
+        (2, 5, 9, 9)
+    """
+    return conv_transpose_nd(input, weight, bias, stride, padding, output_padding, groups, dilation, rank=2)
+
+
+def conv_transpose3d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: _Sizes = 1,
+    padding: _Sizes = 0,
+    output_padding: _Sizes = 0,
+    groups: int = 1,
+    dilation: _Sizes = 1,
+) -> Array:
+    """Transpose a convolution of volumes, ``(N, C_in, D, H, W) -> (N, C_out, D_out, H_out, W_out)``.
+
+    See :func:`conv_transpose_nd`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules.nn import functional as F
+        >>> F.conv_transpose3d(jnp.ones((2, 3, 2, 2, 2)), jnp.ones((3, 4, 3, 3, 3))).shape
+        (2, 4, 4, 4, 4)
+    """
+    return conv_transpose_nd(input, weight, bias, stride, padding, output_padding, groups, dilation, rank=3)
+
+
+def conv_tbc(input: ArrayLike, weight: ArrayLike, bias: ArrayLike, pad: int = 0) -> Array:
+    """Convolve sequences whose axes are time, batch and channels.
+
+    Args:
+        input: ``(T, N, C_in)``.
+        weight: ``(kernel, C_in, C_out)``.
+        bias: ``(C_out,)``.
+        pad: zeros at both ends of the time axis; a negative number crops.
+
+    Shape:
+        ``(T, N, C_in) -> (T + 2 * pad - kernel + 1, N, C_out)``
+
+    Raises:
+        RuntimeError: if shapes or dtypes do not fit together.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules.nn import functional as F
+        >>> F.conv_tbc(jnp.ones((8, 2, 3)), jnp.ones((3, 3, 4)), jnp.zeros(4), pad=1).shape
+        (8, 2, 4)
+    """
+    input, weight, bias = as_array(input), as_array(weight), as_array(bias)
+    _check_tbc(input, weight, bias, pad)
+    return _conv_tbc(input, weight, bias, pad)
+
+
 @partial(jax.jit, static_argnames=("stride", "padding", "dilation", "groups"), inline=True)
 def _conv(
     input: Array,
@@ -151,6 +295,45 @@ def _conv(
     return output if batched else output[0]
 
 
+@partial(jax.jit, static_argnames=("stride", "padding", "output_padding", "groups", "dilation"), inline=True)
+def _conv_transpose(
+    input: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    output_padding: tuple[int, ...],
+    groups: int,
+    dilation: tuple[int, ...],
+) -> Array:
+    rank = len(stride)
+    batched = input.ndim == rank + 2
+    inputs, outputs, *kernel = weight.shape
+    # (C_in, C_out / G, *kernel) -> (C_out, C_in / G, *kernel)
+    swapped = weight.reshape(groups, inputs // groups, outputs, *kernel).swapaxes(1, 2)
+    mirrored = lax.rev(swapped.reshape(groups * outputs, inputs // groups, *kernel), tuple(range(2, rank + 2)))
+    spans = [step * (size - 1) for size, step in zip(kernel, dilation, strict=True)]
+    output = lax.conv_general_dilated(
+        input if batched else input[None],
+        mirrored,
+        window_strides=(1,) * rank,
+        padding=[(s - p, s - p + extra) for s, p, extra in zip(spans, padding, output_padding, strict=True)],
+        lhs_dilation=stride,
+        rhs_dilation=dilation,
+        dimension_numbers=_LAYOUTS[rank],
+        feature_group_count=groups,
+    )
+    if bias is not None:
+        output = output + bias.reshape(1, -1, *[1] * rank)
+    return output if batched else output[0]
+
+
+@partial(jax.jit, static_argnames="pad", inline=True)
+def _conv_tbc(input: Array, weight: Array, bias: Array, pad: int) -> Array:
+    output = lax.conv_general_dilated(input, weight, (1,), ((pad, pad),), dimension_numbers=("WNC", "WIO", "WNC"))
+    return output + bias.astype(output.dtype).reshape(1, 1, -1)
+
+
 def _pad_pairs(
     padding: _Padding, stride: tuple[int, ...], dilation: tuple[int, ...], kernel: tuple[int, ...]
 ) -> _Pairs:
@@ -163,9 +346,25 @@ def _pad_pairs(
             raise RuntimeError(f"padding='same' is not supported for strided convolutions, got stride={list(stride)}")
         return same_padding(kernel, dilation)
     sizes = ntuple(padding, len(kernel), "padding")
-    if min(sizes) < 0:
-        raise RuntimeError(f"negative padding is not supported, got padding={list(sizes)}")
+    _check_not_negative(sizes, "padding")
     return tuple((size, size) for size in sizes)
+
+
+def _check_ranks(input: Array, weight: Array, rank: int, name: str) -> None:
+    if input.ndim not in (rank + 1, rank + 2):
+        raise RuntimeError(
+            f"Expected {rank + 1}D (unbatched) or {rank + 2}D (batched) input to {name},"
+            f" but got input of size: {list(input.shape)}"
+        )
+    if weight.ndim != rank + 2:
+        raise RuntimeError(
+            f"Expected a {rank + 2}-dimensional weight for {name}, but got weight of size {list(weight.shape)}"
+        )
+
+
+def _check_not_negative(sizes: tuple[int, ...], name: str) -> None:
+    if min(sizes) < 0:
+        raise RuntimeError(f"negative {name} is not supported, got {name}={list(sizes)}")
 
 
 def _check_positive(sizes: tuple[int, ...], name: str) -> None:
@@ -173,29 +372,34 @@ def _check_positive(sizes: tuple[int, ...], name: str) -> None:
         raise RuntimeError(f"non-positive {name} is not supported, got {name}={list(sizes)}")
 
 
-def _check_operands(input: Array, weight: Array, bias: Array | None, groups: int, rank: int) -> None:
+def _check_operands(
+    input: Array, weight: Array, bias: Array | None, groups: int, rank: int, transposed: bool = False
+) -> None:
     shape = list(weight.shape)
-    if weight.ndim != rank + 2:
-        raise RuntimeError(f"Expected a {rank + 2}-dimensional weight for conv{rank}d, but got weight of size {shape}")
     for name, other in (("weight", weight), ("bias", bias)):
         if other is not None and other.dtype != input.dtype:
             raise RuntimeError(f"Input type ({input.dtype}) and {name} type ({other.dtype}) should be the same")
     if groups <= 0:
         raise RuntimeError(f"non-positive groups is not supported, got groups={groups}")
-    if shape[0] % groups:
+    if shape[0] < groups or shape[0] % groups:
+        wanted = f"at least {groups}" if shape[0] < groups else f"divisible by {groups}"
         raise RuntimeError(
-            f"Given groups={groups}, expected weight to be divisible by {groups} at dimension 0,"
+            f"Given groups={groups}, expected weight to be {wanted} at dimension 0,"
             f" but got weight of size {shape} instead"
         )
-    channels, expected = input.shape[-rank - 1], shape[1] * groups
+    if 0 in shape[2:]:
+        raise RuntimeError(f"expected a kernel without empty axes, but got weight of size {shape}")
+    given = f"Given transposed=1, weight of size {shape}" if transposed else f"Given weight of size {shape}"
+    outputs, expected = (shape[1] * groups, shape[0]) if transposed else (shape[0], shape[1] * groups)
+    channels = input.shape[-rank - 1]
     if channels != expected:
         raise RuntimeError(
-            f"Given groups={groups}, weight of size {shape}, expected input{list(input.shape)} to have"
-            f" {expected} channels, but got {channels} channels instead"
+            f"{given if transposed else f'Given groups={groups}, weight of size {shape}'},"
+            f" expected input{list(input.shape)} to have {expected} channels, but got {channels} channels instead"
         )
-    if bias is not None and bias.shape != (shape[0],):
+    if bias is not None and bias.shape != (outputs,):
         raise RuntimeError(
-            f"Given weight of size {shape}, expected bias to be 1-dimensional with {shape[0]} elements,"
+            f"{given}, expected bias to be 1-dimensional with {outputs} elements,"
             f" but got bias of size {list(bias.shape)} instead"
         )
 
@@ -209,3 +413,57 @@ def _check_fits(input: Array, weight: Array, padding: _Pairs, dilation: tuple[in
             f"Calculated padded input size per channel: ({' x '.join(map(str, padded))})."
             f" Kernel size: ({' x '.join(map(str, spans))}). Kernel size can't be greater than actual input size"
         )
+    _check_not_empty(input, rank)
+
+
+def _check_not_empty(input: Array, rank: int) -> None:
+    if 0 in input.shape[-rank:]:
+        raise RuntimeError(
+            f"Only zero batch or zero channel inputs are supported, but got input shape: {list(input.shape)}"
+        )
+
+
+def _check_output_padding(output_padding: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> None:
+    if all(extra < max(s, d) for extra, s, d in zip(output_padding, stride, dilation, strict=True)):
+        return
+    settings = {"output_padding": output_padding, "stride": stride, "dilation": dilation}
+    axes = _AXES[-len(stride) :]
+    got = [f"{name}_{axis}: {size}" for name, sizes in settings.items() for axis, size in zip(axes, sizes, strict=True)]
+    raise RuntimeError(f"output padding must be smaller than either stride or dilation, but got {' '.join(got)}")
+
+
+def _check_output(
+    input: Array,
+    weight: Array,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    output_padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> None:
+    rank = len(stride)
+    _check_not_empty(input, rank)
+    axes = zip(input.shape[-rank:], weight.shape[2:], stride, padding, output_padding, dilation, strict=True)
+    sizes = [(size - 1) * s - 2 * p + d * (k - 1) + extra + 1 for size, k, s, p, extra, d in axes]
+    if min(sizes) < 1:
+        raise RuntimeError(
+            f"Given input size per channel: ({' x '.join(map(str, input.shape[-rank:]))})."
+            f" Calculated output size per channel: ({' x '.join(map(str, sizes))}). Output size is too small"
+        )
+
+
+def _check_tbc(input: Array, weight: Array, bias: Array, pad: int) -> None:
+    sizes = f"got input {list(input.shape)}, weight {list(weight.shape)}, bias {list(bias.shape)}"
+    if input.ndim != 3:
+        raise RuntimeError(f"Input must have 3 dims: time, batch, in_channel; {sizes}")
+    if weight.ndim != 3:
+        raise RuntimeError(f"Weight tensor must have 3 dims: kernel_width, in_channels, out_channels.; {sizes}")
+    if bias.ndim != 1:
+        raise RuntimeError(f"Bias must be 1-D; {sizes}")
+    if input.shape[2] != weight.shape[1]:
+        raise RuntimeError(f"Input dim 2 (input channels) is not == dim 1 in the weight tensor; {sizes}")
+    if bias.shape[0] != weight.shape[2]:
+        raise RuntimeError(f"Bias size must equal dim 2 in the weight tensor (output channels).; {sizes}")
+    if input.dtype != weight.dtype:
+        raise RuntimeError(f"self and mat2 must have the same dtype, but got {input.dtype} and {weight.dtype}")
+    if input.shape[0] + 2 * pad < weight.shape[0] - 1:
+        raise RuntimeError(f"Trying to create tensor with negative dimension: pad={pad} leaves too little; {sizes}")

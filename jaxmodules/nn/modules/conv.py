@@ -1,43 +1,31 @@
-"""Convolution layers."""
+"""Convolution layers and their transposes."""
 
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from jaxmodules._shapes import ntuple, same_padding
+from jaxmodules._shapes import as_array, ntuple, same_padding
 from jaxmodules._typing import Array, DType
 from jaxmodules.nn import functional as F
 from jaxmodules.nn import init
-from jaxmodules.nn.functional.conv import conv_nd
+from jaxmodules.nn.functional.conv import conv_nd, conv_transpose_nd
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import Parameter
 from jaxmodules.random import blank
+
+_Mode = Literal["zeros", "reflect", "replicate", "circular"]
 
 _PADDINGS = ("same", "valid")
 _MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 class _ConvNd(Module):
-    r"""Shared body of :class:`Conv1d`, :class:`Conv2d` and :class:`Conv3d`; ``_rank`` counts spatial axes.
-
-    .. math:: y_{n,o} = b_o + \sum_{i} w_{o,i} \star x_{n,i}
-
-    Args:
-        in_channels: number of channels of the input.
-        out_channels: number of channels of the output.
-        kernel_size: size of the kernel, per axis or one for all.
-        stride: step of the window.
-        padding: zeros at both ends of each axis, ``'valid'`` (none) or ``'same'`` (the output keeps the size).
-        dilation: distance between the kernel's elements.
-        groups: number of blocks that the channels are split into.
-        bias: whether to add a learnable bias to each channel.
-        padding_mode: what to pad with: ``'zeros'``, ``'reflect'``, ``'replicate'`` or ``'circular'``.
-        device: where the parameters live.
-        dtype: type of the parameters, ``float32`` by default.
+    r"""Shared body of the layers that convolve: what they store, draw, check and show.
 
     Attributes:
-        weight: ``(out_channels, in_channels / groups, *kernel_size)``, drawn from
-            :math:`U(-\sqrt{k}, \sqrt{k})`, :math:`k = groups / (in\_channels \prod kernel\_size)`.
+        weight: ``(out_channels, in_channels / groups, *kernel_size)``, the first two the other way round
+            (``(in_channels, out_channels / groups, *kernel_size)``) if ``transposed``; drawn from
+            :math:`U(-\sqrt{k}, \sqrt{k})`, :math:`1 / k` the number of elements of ``weight[0]``.
         bias: ``(out_channels,)``, drawn from the same.
 
     Raises:
@@ -55,7 +43,7 @@ class _ConvNd(Module):
     transposed: bool
     output_padding: tuple[int, ...]
     groups: int
-    padding_mode: Literal["zeros", "reflect", "replicate", "circular"]
+    padding_mode: _Mode
     weight: Parameter
     bias: Parameter | None
 
@@ -63,31 +51,33 @@ class _ConvNd(Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | Sequence[int],
-        stride: int | Sequence[int] = 1,
-        padding: int | Sequence[int] | Literal["same", "valid"] = 0,
-        dilation: int | Sequence[int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        kernel_size: tuple[int, ...],
+        stride: tuple[int, ...],
+        padding: tuple[int, ...] | Literal["same", "valid"],
+        dilation: tuple[int, ...],
+        transposed: bool,
+        output_padding: tuple[int, ...],
+        groups: int,
+        bias: bool,
+        padding_mode: _Mode,
         device: Any = None,
         dtype: DType | None = None,
     ) -> None:
         super().__init__()
-        rank = self._rank
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = ntuple(kernel_size, rank, "kernel_size")
-        self.stride = ntuple(stride, rank, "stride")
-        self.padding = padding if isinstance(padding, str) else ntuple(padding, rank, "padding")
-        self.dilation = ntuple(dilation, rank, "dilation")
-        self.transposed = False
-        self.output_padding = (0,) * rank
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
+        self.transposed = transposed
+        self.output_padding = output_padding
         self.groups = groups
         self.padding_mode = padding_mode
         self._check_settings()
         self._reversed_padding_repeated_twice = self._padding_for_pad()
-        self.weight = Parameter(blank((out_channels, in_channels // groups, *self.kernel_size), dtype))
+        first, second = (in_channels, out_channels) if transposed else (out_channels, in_channels)
+        self.weight = Parameter(blank((first, second // groups, *kernel_size), dtype))
         self.register_parameter("bias", Parameter(blank((out_channels,), dtype)) if bias else None)
         self.reset_parameters()
         if device is not None:
@@ -100,10 +90,6 @@ class _ConvNd(Module):
             fan_in = math.prod(self.weight.shape[1:])
             bound = 1 / math.sqrt(fan_in) if fan_in > 0 else 0
             init.uniform_(self.bias, -bound, bound)
-
-    def forward(self, input: Array) -> Array:
-        """Convolve ``input``."""
-        return self._conv_forward(input, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         """Show the settings that differ from their defaults."""
@@ -122,12 +108,6 @@ class _ConvNd(Module):
             text += f", padding_mode={self.padding_mode}"
         return text
 
-    def _conv_forward(self, input: Array, weight: Any, bias: Any) -> Array:
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            input, padding = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
-        return conv_nd(input, weight, bias, self.stride, padding, self.dilation, self.groups, rank=self._rank)
-
     def _check_settings(self) -> None:
         if self.groups <= 0:
             raise ValueError(f"groups must be a positive integer, got groups={self.groups}")
@@ -144,7 +124,7 @@ class _ConvNd(Module):
     def _padding_for_pad(self) -> tuple[int, ...]:
         """Return the padding as ``F.pad`` takes it: pairs, the last axis first."""
         if self.padding == "valid":
-            return (0, 0) * self._rank
+            return (0, 0) * len(self.kernel_size)
         if self.padding == "same":
             pairs = same_padding(self.kernel_size, self.dilation)
         else:
@@ -152,8 +132,172 @@ class _ConvNd(Module):
         return tuple(size for pair in reversed(pairs) for size in pair)
 
 
-class Conv1d(_ConvNd):
-    """Convolve signals; arguments are those of :class:`_ConvNd`.
+class _DirectConvNd(_ConvNd):
+    r"""Shared body of :class:`Conv1d`, :class:`Conv2d` and :class:`Conv3d`; ``_rank`` counts spatial axes.
+
+    .. math:: y_{n,o} = b_o + \sum_{i} w_{o,i} \star x_{n,i}
+
+    Args:
+        in_channels: number of channels of the input.
+        out_channels: number of channels of the output.
+        kernel_size: size of the kernel, per axis or one for all.
+        stride: step of the window.
+        padding: zeros at both ends of each axis, ``'valid'`` (none) or ``'same'`` (the output keeps the size).
+        dilation: distance between the kernel's elements.
+        groups: number of blocks that the channels are split into.
+        bias: whether to add a learnable bias to each channel.
+        padding_mode: what to pad with: ``'zeros'``, ``'reflect'``, ``'replicate'`` or ``'circular'``.
+        device: where the parameters live.
+        dtype: type of the parameters, ``float32`` by default.
+
+    Attributes and errors are those of :class:`_ConvNd`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | Literal["same", "valid"] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: _Mode = "zeros",
+        device: Any = None,
+        dtype: DType | None = None,
+    ) -> None:
+        rank = self._rank
+        super().__init__(
+            in_channels,
+            out_channels,
+            ntuple(kernel_size, rank, "kernel_size"),
+            ntuple(stride, rank, "stride"),
+            padding if isinstance(padding, str) else ntuple(padding, rank, "padding"),
+            ntuple(dilation, rank, "dilation"),
+            False,
+            (0,) * rank,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+
+    def forward(self, input: Array) -> Array:
+        """Convolve ``input``."""
+        return self._conv_forward(input, self.weight, self.bias)
+
+    def _conv_forward(self, input: Array, weight: Any, bias: Any) -> Array:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            input, padding = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
+        return conv_nd(input, weight, bias, self.stride, padding, self.dilation, self.groups, rank=self._rank)
+
+
+class _ConvTransposeNd(_ConvNd):
+    r"""Shared body of :class:`ConvTranspose1d`, :class:`ConvTranspose2d` and :class:`ConvTranspose3d`.
+
+    The transpose of :class:`Conv1d` and its siblings with the same settings, also known as fractionally strided
+    convolution (Zeiler et al., 2010, *Deconvolutional Networks*).
+
+    .. math:: y_{n,o,s t + d k} = b_o + \sum_{i} x_{n,i,t}\, w_{i,o,k}
+
+    Args:
+        in_channels: number of channels of the input.
+        out_channels: number of channels of the output.
+        kernel_size: size of the kernel, per axis or one for all.
+        stride: distance between the kernels in the output.
+        padding: elements cropped from both ends of each axis of the output.
+        output_padding: elements added to the far end of each axis; less than the stride or the dilation.
+        groups: number of blocks that the channels are split into.
+        bias: whether to add a learnable bias to each channel.
+        dilation: distance between the kernel's elements.
+        padding_mode: only ``'zeros'``.
+        device: where the parameters live.
+        dtype: type of the parameters, ``float32`` by default.
+
+    Attributes and errors are those of :class:`_ConvNd`.
+    """
+
+    padding: tuple[int, ...]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: _Mode = "zeros",
+        device: Any = None,
+        dtype: DType | None = None,
+    ) -> None:
+        if padding_mode != "zeros":
+            raise ValueError(
+                f'Only "zeros" padding mode is supported for {type(self).__name__}, got padding_mode={padding_mode!r}'
+            )
+        rank = self._rank
+        super().__init__(
+            in_channels,
+            out_channels,
+            ntuple(kernel_size, rank, "kernel_size"),
+            ntuple(stride, rank, "stride"),
+            ntuple(padding, rank, "padding"),
+            ntuple(dilation, rank, "dilation"),
+            True,
+            ntuple(output_padding, rank, "output_padding"),
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+
+    def forward(self, input: Array, output_size: Sequence[int] | None = None) -> Array:
+        """Transpose the convolution; ``output_size`` (with or without leading axes) overrides ``output_padding``."""
+        stride, padding, dilation = self.stride, self.padding, self.dilation
+        extra = self._output_padding(input, output_size, stride, padding, self.kernel_size, self._rank, dilation)
+        settings = stride, padding, extra, self.groups, dilation
+        return conv_transpose_nd(input, self.weight, self.bias, *settings, rank=self._rank)
+
+    def _output_padding(
+        self,
+        input: Array,
+        output_size: Sequence[int] | None,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        kernel_size: Sequence[int],
+        num_spatial_dims: int,
+        dilation: Sequence[int] | None = None,
+    ) -> Sequence[int]:
+        if output_size is None:
+            return self.output_padding
+        shape, rank = as_array(input).shape, num_spatial_dims
+        leading = 2 if len(shape) == rank + 2 else 1
+        if len(output_size) not in (rank, leading + rank):
+            raise ValueError(
+                f"ConvTranspose{rank}D: for {len(shape)}D input, output_size must have {rank} or {leading + rank}"
+                f" elements (got {len(output_size)})"
+            )
+        output_size = output_size[-rank:]
+        axes = zip(shape[leading:], stride, padding, kernel_size, dilation or (1,) * rank, strict=False)
+        lowest = [(size - 1) * s - 2 * p + d * (k - 1) + 1 for size, s, p, k, d in axes]
+        highest = [size + s - 1 for size, s in zip(lowest, stride, strict=True)]
+        if not all(low <= size <= high for low, size, high in zip(lowest, output_size, highest, strict=True)):
+            raise ValueError(
+                f"requested an output size of {output_size}, but valid sizes range"
+                f" from {lowest} to {highest} (for an input of {list(shape[leading:])})"
+            )
+        return [size - low for size, low in zip(output_size, lowest, strict=True)]
+
+
+class Conv1d(_DirectConvNd):
+    """Convolve signals; arguments are those of :class:`_DirectConvNd`.
 
     Shape:
         ``(N, C_in, L) -> (N, C_out, L_out)`` or ``(C_in, L) -> (C_out, L_out)``
@@ -168,8 +312,8 @@ class Conv1d(_ConvNd):
     _rank = 1
 
 
-class Conv2d(_ConvNd):
-    """Convolve images; arguments are those of :class:`_ConvNd`.
+class Conv2d(_DirectConvNd):
+    """Convolve images; arguments are those of :class:`_DirectConvNd`.
 
     Shape:
         ``(N, C_in, H, W) -> (N, C_out, H_out, W_out)`` or ``(C_in, H, W) -> (C_out, H_out, W_out)``
@@ -184,8 +328,8 @@ class Conv2d(_ConvNd):
     _rank = 2
 
 
-class Conv3d(_ConvNd):
-    """Convolve volumes; arguments are those of :class:`_ConvNd`.
+class Conv3d(_DirectConvNd):
+    """Convolve volumes; arguments are those of :class:`_DirectConvNd`.
 
     Shape:
         ``(N, C_in, D, H, W) -> (N, C_out, D_out, H_out, W_out)``, or both without ``N``
@@ -195,6 +339,54 @@ class Conv3d(_ConvNd):
         >>> from jaxmodules import nn
         >>> nn.Conv3d(2, 4, (1, 3, 3))(jnp.ones((1, 2, 5, 5, 5))).shape
         (1, 4, 5, 3, 3)
+    """
+
+    _rank = 3
+
+
+class ConvTranspose1d(_ConvTransposeNd):
+    """Transpose a convolution of signals; arguments are those of :class:`_ConvTransposeNd`.
+
+    Shape:
+        ``(N, C_in, L) -> (N, C_out, L_out)`` or ``(C_in, L) -> (C_out, L_out)``
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> nn.ConvTranspose1d(16, 33, 3, stride=2)(jnp.ones((20, 16, 6)), output_size=[14]).shape
+        (20, 33, 14)
+    """
+
+    _rank = 1
+
+
+class ConvTranspose2d(_ConvTransposeNd):
+    """Transpose a convolution of images; arguments are those of :class:`_ConvTransposeNd`.
+
+    Shape:
+        ``(N, C_in, H, W) -> (N, C_out, H_out, W_out)`` or ``(C_in, H, W) -> (C_out, H_out, W_out)``
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> nn.ConvTranspose2d(3, 8, 4, stride=2, padding=1)(jnp.ones((2, 3, 5, 5))).shape
+        (2, 8, 10, 10)
+    """
+
+    _rank = 2
+
+
+class ConvTranspose3d(_ConvTransposeNd):
+    """Transpose a convolution of volumes; arguments are those of :class:`_ConvTransposeNd`.
+
+    Shape:
+        ``(N, C_in, D, H, W) -> (N, C_out, D_out, H_out, W_out)``, or both without ``N``
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> nn.ConvTranspose3d(2, 4, (1, 3, 3))(jnp.ones((1, 2, 3, 3, 3))).shape
+        (1, 4, 3, 5, 5)
     """
 
     _rank = 3
