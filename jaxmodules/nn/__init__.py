@@ -1,10 +1,12 @@
 """PyTorch's ``torch.nn``: modules, layers, parameters; ``functional``, ``grad`` and ``init`` beside them."""
+"""PyTorch's ``torch.nn``: modules, layers, parameters; ``functional``, ``init`` and ``utils`` beside them."""
 
 from jaxmodules.nn import functional as functional
 from jaxmodules.nn import grad as grad
 from jaxmodules.nn import init as init
 from jaxmodules.nn import modules as modules
 from jaxmodules.nn.modules import AdaptiveAvgPool1d as AdaptiveAvgPool1d
+from jaxmodules.nn import utils as utils
 from jaxmodules.nn.modules import AdaptiveAvgPool2d as AdaptiveAvgPool2d
 from jaxmodules.nn.modules import AdaptiveAvgPool3d as AdaptiveAvgPool3d
 from jaxmodules.nn.modules import AdaptiveMaxPool1d as AdaptiveMaxPool1d

@@ -84,7 +84,7 @@ def check_name(module: Any, kind: str, name: Any, registry: Mapping[str, Any]) -
 
 
 def get_attribute(module: Any, name: str) -> Any:
-    """Return a parameter, buffer or child by its name."""
+    """Return a parameter, buffer or child by its name, or what a pre-hook derives under it."""
     own = module.__dict__
     if "_parameters" in own and name in own["_parameters"]:
         return own["_parameters"][name]
@@ -92,6 +92,9 @@ def get_attribute(module: Any, name: str) -> Any:
         return own["_buffers"][name]
     if "_modules" in own and name in own["_modules"]:
         return own["_modules"][name]
+    for hook in own["_forward_pre_hooks"].values() if "_forward_pre_hooks" in own else ():
+        if isinstance(hook, _hooks.Derivation) and hook.derived_name == name:
+            return hook.derive(module)
     raise AttributeError(f"'{type(module).__name__}' object has no attribute '{name}'")
 
 
@@ -173,6 +176,8 @@ def register_buffer(module: Any, name: str, tensor: Any, persistent: bool) -> No
 
 
 def _set_static(module: Any, name: str, value: Any) -> None:
+    if isinstance(getattr(type(module), name, None), property):  # what its setter writes is checked there
+        return object.__setattr__(module, name, value)
     own = module.__dict__
     if is_tracing() and holds_tracer(value):
         born = own["_buffers"]._born if "_buffers" in own else None

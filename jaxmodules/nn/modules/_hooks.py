@@ -48,6 +48,29 @@ class RemovableHandle:
         self.remove()
 
 
+class Derivation:
+    """A forward pre-hook that gives its module one attribute, computed whenever it is read.
+
+    PyTorch's hooks of this kind (weight norm, spectral norm, pruning) store what they compute in the module. A stored
+    value would be state that every call writes; a derived one is none, and gradients flow through it in any transform.
+    A value assigned by hand stands until the next call, as it does in PyTorch.
+    """
+
+    @property
+    def derived_name(self) -> str:
+        """The name of the attribute."""
+        raise NotImplementedError
+
+    def derive(self, module: Any) -> Any:
+        """Compute the attribute; AttributeError is raised when what it is computed from has been removed."""
+        raise NotImplementedError
+
+    def __call__(self, module: Any, inputs: Any) -> None:
+        """Drop a value that was assigned by hand."""
+        if self.derived_name in module.__dict__:
+            delattr(module, self.derived_name)
+
+
 def _global(*flags: HookDict) -> HookDict:
     hooks = HookDict()
     hooks.observed = True
