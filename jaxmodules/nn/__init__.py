@@ -1,12 +1,11 @@
-"""PyTorch's ``torch.nn``: modules, layers, parameters; ``functional``, ``grad`` and ``init`` beside them."""
-"""PyTorch's ``torch.nn``: modules, layers, parameters; ``functional``, ``init`` and ``utils`` beside them."""
+"""PyTorch's ``torch.nn``: modules, layers, parameters; ``functional``, ``grad``, ``init`` and ``utils`` beside them."""
 
 from jaxmodules.nn import functional as functional
 from jaxmodules.nn import grad as grad
 from jaxmodules.nn import init as init
 from jaxmodules.nn import modules as modules
-from jaxmodules.nn.modules import AdaptiveAvgPool1d as AdaptiveAvgPool1d
 from jaxmodules.nn import utils as utils
+from jaxmodules.nn.modules import AdaptiveAvgPool1d as AdaptiveAvgPool1d
 from jaxmodules.nn.modules import AdaptiveAvgPool2d as AdaptiveAvgPool2d
 from jaxmodules.nn.modules import AdaptiveAvgPool3d as AdaptiveAvgPool3d
 from jaxmodules.nn.modules import AdaptiveMaxPool1d as AdaptiveMaxPool1d
@@ -19,7 +18,6 @@ from jaxmodules.nn.modules import BatchNorm1d as BatchNorm1d
 from jaxmodules.nn.modules import BatchNorm2d as BatchNorm2d
 from jaxmodules.nn.modules import BatchNorm3d as BatchNorm3d
 from jaxmodules.nn.modules import Bilinear as Bilinear
-from jaxmodules.nn.modules import Container as Container
 from jaxmodules.nn.modules import ChannelShuffle as ChannelShuffle
 from jaxmodules.nn.modules import CircularPad1d as CircularPad1d
 from jaxmodules.nn.modules import CircularPad2d as CircularPad2d
@@ -27,6 +25,7 @@ from jaxmodules.nn.modules import CircularPad3d as CircularPad3d
 from jaxmodules.nn.modules import ConstantPad1d as ConstantPad1d
 from jaxmodules.nn.modules import ConstantPad2d as ConstantPad2d
 from jaxmodules.nn.modules import ConstantPad3d as ConstantPad3d
+from jaxmodules.nn.modules import Container as Container
 from jaxmodules.nn.modules import Conv1d as Conv1d
 from jaxmodules.nn.modules import Conv2d as Conv2d
 from jaxmodules.nn.modules import Conv3d as Conv3d
@@ -38,10 +37,10 @@ from jaxmodules.nn.modules import CrossMapLRN2d as CrossMapLRN2d
 from jaxmodules.nn.modules import Dropout as Dropout
 from jaxmodules.nn.modules import Embedding as Embedding
 from jaxmodules.nn.modules import Flatten as Flatten
-from jaxmodules.nn.modules import GroupNorm as GroupNorm
+from jaxmodules.nn.modules import Fold as Fold
 from jaxmodules.nn.modules import FractionalMaxPool2d as FractionalMaxPool2d
 from jaxmodules.nn.modules import FractionalMaxPool3d as FractionalMaxPool3d
-from jaxmodules.nn.modules import Fold as Fold
+from jaxmodules.nn.modules import GroupNorm as GroupNorm
 from jaxmodules.nn.modules import Identity as Identity
 from jaxmodules.nn.modules import InstanceNorm1d as InstanceNorm1d
 from jaxmodules.nn.modules import InstanceNorm2d as InstanceNorm2d
@@ -75,21 +74,21 @@ from jaxmodules.nn.modules import ReflectionPad1d as ReflectionPad1d
 from jaxmodules.nn.modules import ReflectionPad2d as ReflectionPad2d
 from jaxmodules.nn.modules import ReflectionPad3d as ReflectionPad3d
 from jaxmodules.nn.modules import ReLU as ReLU
-from jaxmodules.nn.modules import RMSNorm as RMSNorm
 from jaxmodules.nn.modules import ReplicationPad1d as ReplicationPad1d
 from jaxmodules.nn.modules import ReplicationPad2d as ReplicationPad2d
 from jaxmodules.nn.modules import ReplicationPad3d as ReplicationPad3d
+from jaxmodules.nn.modules import RMSNorm as RMSNorm
 from jaxmodules.nn.modules import Sequential as Sequential
 from jaxmodules.nn.modules import Sigmoid as Sigmoid
 from jaxmodules.nn.modules import Softmax as Softmax
 from jaxmodules.nn.modules import SyncBatchNorm as SyncBatchNorm
 from jaxmodules.nn.modules import Tanh as Tanh
 from jaxmodules.nn.modules import Unflatten as Unflatten
-from jaxmodules.nn.modules._factory import factory_kwargs as factory_kwargs
 from jaxmodules.nn.modules import Unfold as Unfold
 from jaxmodules.nn.modules import ZeroPad1d as ZeroPad1d
 from jaxmodules.nn.modules import ZeroPad2d as ZeroPad2d
 from jaxmodules.nn.modules import ZeroPad3d as ZeroPad3d
+from jaxmodules.nn.modules._factory import factory_kwargs as factory_kwargs
 from jaxmodules.nn.parameter import Buffer as Buffer
 from jaxmodules.nn.parameter import Parameter as Parameter
 from jaxmodules.nn.parameter import UninitializedBuffer as UninitializedBuffer

@@ -9,10 +9,10 @@ from jaxmodules.nn.modules.activation import Softmax as Softmax
 from jaxmodules.nn.modules.activation import Tanh as Tanh
 from jaxmodules.nn.modules.batchnorm import BatchNorm1d as BatchNorm1d
 from jaxmodules.nn.modules.batchnorm import BatchNorm2d as BatchNorm2d
-from jaxmodules.nn.modules.container import Container as Container
 from jaxmodules.nn.modules.batchnorm import BatchNorm3d as BatchNorm3d
 from jaxmodules.nn.modules.batchnorm import SyncBatchNorm as SyncBatchNorm
 from jaxmodules.nn.modules.channelshuffle import ChannelShuffle as ChannelShuffle
+from jaxmodules.nn.modules.container import Container as Container
 from jaxmodules.nn.modules.container import ModuleDict as ModuleDict
 from jaxmodules.nn.modules.container import ModuleList as ModuleList
 from jaxmodules.nn.modules.container import ParameterDict as ParameterDict
@@ -27,11 +27,11 @@ from jaxmodules.nn.modules.conv import ConvTranspose3d as ConvTranspose3d
 from jaxmodules.nn.modules.dropout import Dropout as Dropout
 from jaxmodules.nn.modules.flatten import Flatten as Flatten
 from jaxmodules.nn.modules.flatten import Unflatten as Unflatten
+from jaxmodules.nn.modules.fold import Fold as Fold
+from jaxmodules.nn.modules.fold import Unfold as Unfold
 from jaxmodules.nn.modules.instancenorm import InstanceNorm1d as InstanceNorm1d
 from jaxmodules.nn.modules.instancenorm import InstanceNorm2d as InstanceNorm2d
 from jaxmodules.nn.modules.instancenorm import InstanceNorm3d as InstanceNorm3d
-from jaxmodules.nn.modules.fold import Fold as Fold
-from jaxmodules.nn.modules.fold import Unfold as Unfold
 from jaxmodules.nn.modules.linear import Bilinear as Bilinear
 from jaxmodules.nn.modules.linear import Identity as Identity
 from jaxmodules.nn.modules.linear import LazyLinear as LazyLinear
@@ -62,7 +62,6 @@ from jaxmodules.nn.modules.padding import ZeroPad2d as ZeroPad2d
 from jaxmodules.nn.modules.padding import ZeroPad3d as ZeroPad3d
 from jaxmodules.nn.modules.pixelshuffle import PixelShuffle as PixelShuffle
 from jaxmodules.nn.modules.pixelshuffle import PixelUnshuffle as PixelUnshuffle
-from jaxmodules.nn.modules.pooling import AdaptiveAvgPool2d as AdaptiveAvgPool2d
 from jaxmodules.nn.modules.pooling import AvgPool1d as AvgPool1d
 from jaxmodules.nn.modules.pooling import AvgPool2d as AvgPool2d
 from jaxmodules.nn.modules.pooling import AvgPool3d as AvgPool3d
