@@ -106,14 +106,20 @@ class Frame:
     ``private`` tells that JAX's caches are the frame's own (see :class:`Captured`).
     """
 
-    __slots__ = ("grads", "lifts", "owned", "private", "trace")
+    __slots__ = ("adopted", "grads", "lifts", "owned", "private", "trace")
 
     def __init__(self, owned: Mapping[Hashable, str], lifts: bool, grads: bool | None, private: bool) -> None:
+        self.adopted: list[Callable[[], None]] = []
         self.private = private
         self.owned = owned
         self.lifts = lifts
         self.grads = grads
         self.trace = current_trace()
+
+    def adopt(self, places: Mapping[Hashable, str], restore: Callable[[], None]) -> None:
+        """Bind places that did not exist when the trace began; ``restore`` is called at its end."""
+        self.owned = {**self.owned, **places}
+        self.adopted.append(restore)
 
     def touch_grads(self) -> None:
         """Take note that a ``.grad`` of a bound parameter is being read or written."""

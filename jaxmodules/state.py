@@ -307,6 +307,8 @@ def bound(
             for cell, (store, index) in zip(slots.cells, stores, strict=True):
                 cell._store, cell._index = store, index
             slots.write_items(arrays)
+            for restore in frame.adopted:
+                restore()
             for box, gradient in zip(boxes, gradients, strict=True):
                 box._grad = gradient
 

@@ -43,6 +43,7 @@ def normalise(text: str) -> str:
     """Write a message of either library in one way: without package paths, with one name for each type."""
     text = re.sub(r"\b(torch|jaxmodules|jaxlib|jax|_jax)\.", "", text)
     text = text.replace("(torch Tensor or", "(Tensor, NumPy array or")
+    text = re.sub(r"\bSize\((\[[^]]*\])\)", r"\1", text)
     for theirs, ours in NAMES.items():
         text = re.sub(rf"\b{theirs}\b", ours, text)
     return text

@@ -75,6 +75,46 @@ def test_copies_find_their_shapes_apart(twin: Callable[[Any], Any]) -> None:
     assert isinstance(net[0], nn.LazyLinear) and isinstance(net[0].weight, nn.UninitializedParameter)
 
 
+LAYERS = [
+    *[(f"LazyConv{r}d", (6, 3), dict(groups=2, padding="same"), (2, 4, *[5] * r)) for r in (1, 2, 3)],
+    *[(f"LazyConvTranspose{r}d", (6, 2), dict(stride=2, bias=False), (4, *[3] * r)) for r in (1, 2, 3)],
+    *[(f"LazyBatchNorm{r}d", (), dict(momentum=0.3), (3, 4, *[2] * r)) for r in (1, 2, 3)],
+    *[(f"LazyInstanceNorm{r}d", (), dict(bias=False), (3, 4, *[2] * r)) for r in (1, 2, 3)],
+    ("LazyBatchNorm1d", (), dict(affine=False), (3, 4)),
+    ("LazyBatchNorm2d", (), dict(track_running_stats=False), (3, 4, 2, 2)),
+]
+
+
+@pytest.mark.parametrize("name, args, kwargs, shape", LAYERS)
+def test_every_lazy_layer_becomes_what_it_becomes_in_torch(
+    name: str, args: Any, kwargs: Any, shape: tuple[int, ...], both: Callable[..., None]
+) -> None:
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+    def script(s: Any) -> Any:
+        net = getattr(s, name)(*args, **kwargs)
+        before = repr(net), [repr(value) for key, value in net.state_dict().items() if "num" not in key]
+        output = net(s.array(x))
+        return before, output, net, net.state_dict()
+
+    both(script)
+
+
+@pytest.mark.parametrize("name, args, kwargs, shape", [LAYERS[1], LAYERS[4], LAYERS[7], LAYERS[10]])
+def test_lazy_layers_load_and_find_shapes_under_transforms(name: str, args: Any, kwargs: Any, shape: Any) -> None:
+    x = np.ones(shape, np.float32)
+    nets = [getattr(nn, name)(*args, **kwargs) for _ in range(4)]
+    nets[0](x)
+    state = nets[0].state_dict()
+    nets[1].load_state_dict(state)
+    assert not nets[1].has_uninitialized_params()
+    jm.jit(nets[2])(x)
+    nets[3].to(jnp.bfloat16)(jnp.asarray(x, jnp.bfloat16))
+    for net in nets[1:3]:
+        assert [value.shape for value in net.state_dict().values()] == [value.shape for value in state.values()]
+    assert nets[3].weight.dtype == jnp.bfloat16 and type(nets[2]) is type(nets[0])
+
+
 LOADS = {
     "into": "net = lazy(); net.load_state_dict(made().state_dict()); out = str(net), type(net[0].weight)",
     "into and call": "net = lazy(); net.load_state_dict(made().state_dict()); net(x); out = net.state_dict(), str(net)",
@@ -105,13 +145,15 @@ def test_state_dicts_in_and_out_are_those_of_torch(statement: str, both: Callabl
 REFUSED: dict[str, tuple[str, Any]] = {
     "load": ("net = mlp(s); net(x); net.load_state_dict(mlp(s).state_dict())", RuntimeError),
     "shape": ("mlp(s)[0].weight.shape", RuntimeError),
+    "groups": ("s.LazyConv1d(4, 3, groups=2)(s.array(X[None]))", ValueError),
+    "axes": ("s.LazyConv2d(4, 3)(x)", RuntimeError),
     "features": ("net = s.LazyLinear(4, bias=False); net.weight.materialize((4, 7)); net(x)", AssertionError),
 }
 
 
 @pytest.mark.parametrize("statement, raises", REFUSED.values(), ids=REFUSED.keys())
 def test_refusals_are_those_of_torch(statement: str, raises: Any, both: Callable[..., None]) -> None:
-    both(lambda s: exec(statement, {"s": s, "mlp": mlp, "x": s.array(X)}), raises)
+    both(lambda s: exec(statement, {"s": s, "mlp": mlp, "x": s.array(X), "X": X}), raises)
 
 
 def test_a_value_that_is_not_there_is_not_read() -> None:

@@ -10,6 +10,9 @@ from jaxmodules.nn.modules.activation import Tanh as Tanh
 from jaxmodules.nn.modules.batchnorm import BatchNorm1d as BatchNorm1d
 from jaxmodules.nn.modules.batchnorm import BatchNorm2d as BatchNorm2d
 from jaxmodules.nn.modules.batchnorm import BatchNorm3d as BatchNorm3d
+from jaxmodules.nn.modules.batchnorm import LazyBatchNorm1d as LazyBatchNorm1d
+from jaxmodules.nn.modules.batchnorm import LazyBatchNorm2d as LazyBatchNorm2d
+from jaxmodules.nn.modules.batchnorm import LazyBatchNorm3d as LazyBatchNorm3d
 from jaxmodules.nn.modules.batchnorm import SyncBatchNorm as SyncBatchNorm
 from jaxmodules.nn.modules.channelshuffle import ChannelShuffle as ChannelShuffle
 from jaxmodules.nn.modules.container import Container as Container
@@ -24,6 +27,12 @@ from jaxmodules.nn.modules.conv import Conv3d as Conv3d
 from jaxmodules.nn.modules.conv import ConvTranspose1d as ConvTranspose1d
 from jaxmodules.nn.modules.conv import ConvTranspose2d as ConvTranspose2d
 from jaxmodules.nn.modules.conv import ConvTranspose3d as ConvTranspose3d
+from jaxmodules.nn.modules.conv import LazyConv1d as LazyConv1d
+from jaxmodules.nn.modules.conv import LazyConv2d as LazyConv2d
+from jaxmodules.nn.modules.conv import LazyConv3d as LazyConv3d
+from jaxmodules.nn.modules.conv import LazyConvTranspose1d as LazyConvTranspose1d
+from jaxmodules.nn.modules.conv import LazyConvTranspose2d as LazyConvTranspose2d
+from jaxmodules.nn.modules.conv import LazyConvTranspose3d as LazyConvTranspose3d
 from jaxmodules.nn.modules.dropout import Dropout as Dropout
 from jaxmodules.nn.modules.flatten import Flatten as Flatten
 from jaxmodules.nn.modules.flatten import Unflatten as Unflatten
@@ -32,6 +41,9 @@ from jaxmodules.nn.modules.fold import Unfold as Unfold
 from jaxmodules.nn.modules.instancenorm import InstanceNorm1d as InstanceNorm1d
 from jaxmodules.nn.modules.instancenorm import InstanceNorm2d as InstanceNorm2d
 from jaxmodules.nn.modules.instancenorm import InstanceNorm3d as InstanceNorm3d
+from jaxmodules.nn.modules.instancenorm import LazyInstanceNorm1d as LazyInstanceNorm1d
+from jaxmodules.nn.modules.instancenorm import LazyInstanceNorm2d as LazyInstanceNorm2d
+from jaxmodules.nn.modules.instancenorm import LazyInstanceNorm3d as LazyInstanceNorm3d
 from jaxmodules.nn.modules.linear import Bilinear as Bilinear
 from jaxmodules.nn.modules.linear import Identity as Identity
 from jaxmodules.nn.modules.linear import LazyLinear as LazyLinear

@@ -10,8 +10,9 @@ from jaxmodules._typing import Array, DType
 from jaxmodules.nn import functional as F
 from jaxmodules.nn import init
 from jaxmodules.nn.functional.normalization import batch_norm_stats
+from jaxmodules.nn.modules.lazy import LazyModuleMixin
 from jaxmodules.nn.modules.module import Module
-from jaxmodules.nn.parameter import Parameter
+from jaxmodules.nn.parameter import Parameter, UninitializedBuffer, UninitializedParameter, is_lazy
 from jaxmodules.random import blank, to_jax
 
 
@@ -145,6 +146,56 @@ class _BatchNorm(_NormBase):
         )
         self.running_mean, self.running_var, self.num_batches_tracked = mean, var, count
         return output
+
+
+class _LazyNormBase(LazyModuleMixin, _NormBase):
+    """Let a normalisation layer find ``num_features`` from the first input; see :class:`LazyModuleMixin`.
+
+    Arguments are those of :class:`_NormBase` without ``num_features``.
+    """
+
+    weight: Any
+    bias: Any
+    running_mean: Any
+    running_var: Any
+
+    def __init__(
+        self,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: DType | None = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(0, eps, momentum, False, False, device, dtype, bias=False)
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+        if affine:
+            self.weight = UninitializedParameter(device=device, dtype=dtype)
+            if bias:
+                self.bias = UninitializedParameter(device=device, dtype=dtype)
+        if track_running_stats:
+            self.running_mean = UninitializedBuffer(device=device, dtype=dtype)
+            self.running_var = UninitializedBuffer(device=device, dtype=dtype)
+            self.num_batches_tracked = to_jax(np.array(0))
+
+    def reset_parameters(self) -> None:
+        """Set parameters and running statistics back to what they were at first, once there are shapes."""
+        if not self.has_uninitialized_params() and self.num_features != 0:
+            super().reset_parameters()
+
+    def initialize_parameters(self, input: Array) -> None:
+        """Take ``num_features`` from axis 1 of ``input``."""
+        if not self.has_uninitialized_params():
+            return
+        self.num_features = input.shape[1]
+        arrays = (self.weight, self.bias, self.running_mean, self.running_var)
+        for array in filter(is_lazy, arrays):
+            array.materialize((self.num_features,))
+        self.reset_parameters()
 
 
 class BatchNorm1d(_BatchNorm):
@@ -304,3 +355,51 @@ class SyncBatchNorm(_BatchNorm):
     def _check_non_zero_input_channels(self, input: Array) -> None:
         if input.shape[1] == 0:
             raise ValueError("SyncBatchNorm number of input channels should be non-zero")
+
+
+class LazyBatchNorm1d(_LazyNormBase, BatchNorm1d):
+    """A :class:`BatchNorm1d` that finds ``num_features`` from the first input.
+
+    Shape:
+        ``(N, C) -> (N, C)`` or ``(N, C, L) -> (N, C, L)``
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> nn.LazyBatchNorm1d()(jnp.ones((4, 3, 5))).shape
+        (4, 3, 5)
+    """
+
+    cls_to_become = BatchNorm1d
+
+
+class LazyBatchNorm2d(_LazyNormBase, BatchNorm2d):
+    """A :class:`BatchNorm2d` that finds ``num_features`` from the first input.
+
+    Shape:
+        ``(N, C, H, W) -> (N, C, H, W)``
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> nn.LazyBatchNorm2d()(jnp.ones((4, 3, 5, 5))).shape
+        (4, 3, 5, 5)
+    """
+
+    cls_to_become = BatchNorm2d
+
+
+class LazyBatchNorm3d(_LazyNormBase, BatchNorm3d):
+    """A :class:`BatchNorm3d` that finds ``num_features`` from the first input.
+
+    Shape:
+        ``(N, C, D, H, W) -> (N, C, D, H, W)``
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> nn.LazyBatchNorm3d()(jnp.ones((4, 3, 2, 2, 2))).shape
+        (4, 3, 2, 2, 2)
+    """
+
+    cls_to_become = BatchNorm3d

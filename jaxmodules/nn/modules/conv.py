@@ -9,8 +9,9 @@ from jaxmodules._typing import Array, DType
 from jaxmodules.nn import functional as F
 from jaxmodules.nn import init
 from jaxmodules.nn.functional.conv import conv_nd, conv_transpose_nd
+from jaxmodules.nn.modules.lazy import LazyModuleMixin
 from jaxmodules.nn.modules.module import Module
-from jaxmodules.nn.parameter import Parameter
+from jaxmodules.nn.parameter import Parameter, UninitializedParameter
 from jaxmodules.random import blank
 
 _Mode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -390,3 +391,189 @@ class ConvTranspose3d(_ConvTransposeNd):
     """
 
     _rank = 3
+
+
+class _LazyConvNd(LazyModuleMixin, _ConvNd):
+    """Let a convolution find ``in_channels`` from the first input; see :class:`LazyModuleMixin`."""
+
+    weight: Any
+    bias: Any
+
+    def reset_parameters(self) -> None:
+        """Draw new values, once there are shapes."""
+        if not self.has_uninitialized_params() and self.in_channels != 0:
+            super().reset_parameters()
+
+    def initialize_parameters(self, input: Array, *args: Any, **kwargs: Any) -> None:
+        """Take ``in_channels`` from ``input``.
+
+        Raises:
+            RuntimeError: if ``input`` has a wrong number of axes.
+            ValueError: if ``groups`` does not divide its channels.
+        """
+        if not self.has_uninitialized_params():
+            return
+        channels = self._get_in_channels(input)
+        if channels % self.groups != 0:
+            raise ValueError(f"in_channels must be divisible by groups, got {channels} and {self.groups}")
+        self.in_channels = channels
+        ends = (channels, self.out_channels) if self.transposed else (self.out_channels, channels)
+        self.weight.materialize((ends[0], ends[1] // self.groups, *self.kernel_size))
+        if self.bias is not None:
+            self.bias.materialize((self.out_channels,))
+        self.reset_parameters()
+
+    def _await_shapes(self, out_channels: int, bias: bool, device: Any, dtype: DType | None) -> None:
+        self.weight = UninitializedParameter(device=device, dtype=dtype)
+        self.out_channels = out_channels
+        if bias:
+            self.bias = UninitializedParameter(device=device, dtype=dtype)
+
+    def _get_in_channels(self, input: Array) -> int:
+        rank = self._get_num_spatial_dims()
+        if len(input.shape) not in (rank + 1, rank + 2):
+            raise RuntimeError(
+                f"Expected {rank + 1}D (unbatched) or {rank + 2}D (batched) input to {type(self).__name__}, but got"
+                f" input of size: {list(input.shape)}"
+            )
+        return input.shape[-rank - 1]
+
+    def _get_num_spatial_dims(self) -> int:
+        return self._rank
+
+
+class _LazyDirectConvNd(_LazyConvNd):
+    """Settings of the lazy convolutions; those of :class:`Conv1d` without ``in_channels``."""
+
+    def __init__(
+        self,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | Literal["same", "valid"] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: _Mode = "zeros",
+        device: Any = None,
+        dtype: DType | None = None,
+    ) -> None:
+        super().__init__(0, 0, kernel_size, stride, padding, dilation, groups, False, padding_mode)
+        self._await_shapes(out_channels, bias, device, dtype)
+
+
+class _LazyConvTransposeNd(_LazyConvNd):
+    """Settings of the lazy transposed convolutions; those of :class:`ConvTranspose1d` without ``in_channels``."""
+
+    def __init__(
+        self,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: _Mode = "zeros",
+        device: Any = None,
+        dtype: DType | None = None,
+    ) -> None:
+        super().__init__(0, 0, kernel_size, stride, padding, output_padding, groups, False, dilation, padding_mode)
+        self._await_shapes(out_channels, bias, device, dtype)
+
+
+class LazyConv1d(_LazyDirectConvNd, Conv1d):
+    """A :class:`Conv1d` that finds ``in_channels`` from the first input.
+
+    Shape:
+        ``(N, C_in, L) -> (N, C_out, L_out)``, or both without ``N``
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> nn.LazyConv1d(4, 3)(jnp.ones((2, 3, 9))).shape
+        (2, 4, 7)
+    """
+
+    cls_to_become = Conv1d
+
+
+class LazyConv2d(_LazyDirectConvNd, Conv2d):
+    """A :class:`Conv2d` that finds ``in_channels`` from the first input.
+
+    Shape:
+        ``(N, C_in, H, W) -> (N, C_out, H_out, W_out)``, or both without ``N``
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> nn.LazyConv2d(4, 3)(jnp.ones((2, 3, 9, 9))).shape
+        (2, 4, 7, 7)
+    """
+
+    cls_to_become = Conv2d
+
+
+class LazyConv3d(_LazyDirectConvNd, Conv3d):
+    """A :class:`Conv3d` that finds ``in_channels`` from the first input.
+
+    Shape:
+        ``(N, C_in, D, H, W) -> (N, C_out, D_out, H_out, W_out)``, or both without ``N``
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> nn.LazyConv3d(4, 3)(jnp.ones((2, 3, 5, 5, 5))).shape
+        (2, 4, 3, 3, 3)
+    """
+
+    cls_to_become = Conv3d
+
+
+class LazyConvTranspose1d(_LazyConvTransposeNd, ConvTranspose1d):
+    """A :class:`ConvTranspose1d` that finds ``in_channels`` from the first input.
+
+    Shape:
+        ``(N, C_in, L) -> (N, C_out, L_out)``, or both without ``N``
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> nn.LazyConvTranspose1d(4, 3)(jnp.ones((2, 3, 9))).shape
+        (2, 4, 11)
+    """
+
+    cls_to_become = ConvTranspose1d
+
+
+class LazyConvTranspose2d(_LazyConvTransposeNd, ConvTranspose2d):
+    """A :class:`ConvTranspose2d` that finds ``in_channels`` from the first input.
+
+    Shape:
+        ``(N, C_in, H, W) -> (N, C_out, H_out, W_out)``, or both without ``N``
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> nn.LazyConvTranspose2d(4, 3)(jnp.ones((2, 3, 9, 9))).shape
+        (2, 4, 11, 11)
+    """
+
+    cls_to_become = ConvTranspose2d
+
+
+class LazyConvTranspose3d(_LazyConvTransposeNd, ConvTranspose3d):
+    """A :class:`ConvTranspose3d` that finds ``in_channels`` from the first input.
+
+    Shape:
+        ``(N, C_in, D, H, W) -> (N, C_out, D_out, H_out, W_out)``, or both without ``N``
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> nn.LazyConvTranspose3d(4, 3)(jnp.ones((2, 3, 5, 5, 5))).shape
+        (2, 4, 7, 7, 7)
+    """
+
+    cls_to_become = ConvTranspose3d

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from jaxmodules._typing import Array, DType
 from jaxmodules.nn import functional as F
 from jaxmodules.nn.functional.normalization import instance_norm_stats
-from jaxmodules.nn.modules.batchnorm import _NormBase
+from jaxmodules.nn.modules.batchnorm import _LazyNormBase, _NormBase
 
 
 class _InstanceNorm(_NormBase):
@@ -152,3 +152,57 @@ class InstanceNorm3d(_InstanceNorm):
     """
 
     _rank = 3
+
+
+class LazyInstanceNorm1d(_LazyNormBase, InstanceNorm1d):
+    """An :class:`InstanceNorm1d` that finds ``num_features`` from the first input.
+
+    Parameters and running statistics are there unless told otherwise, unlike with the class it becomes.
+
+    Shape:
+        ``(N, C, L) -> (N, C, L)``
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> nn.LazyInstanceNorm1d()(jnp.ones((4, 3, 5))).shape
+        (4, 3, 5)
+    """
+
+    cls_to_become = InstanceNorm1d
+
+
+class LazyInstanceNorm2d(_LazyNormBase, InstanceNorm2d):
+    """An :class:`InstanceNorm2d` that finds ``num_features`` from the first input.
+
+    Parameters and running statistics are there unless told otherwise, unlike with the class it becomes.
+
+    Shape:
+        ``(N, C, H, W) -> (N, C, H, W)``
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> nn.LazyInstanceNorm2d()(jnp.ones((4, 3, 5, 5))).shape
+        (4, 3, 5, 5)
+    """
+
+    cls_to_become = InstanceNorm2d
+
+
+class LazyInstanceNorm3d(_LazyNormBase, InstanceNorm3d):
+    """An :class:`InstanceNorm3d` that finds ``num_features`` from the first input.
+
+    Parameters and running statistics are there unless told otherwise, unlike with the class it becomes.
+
+    Shape:
+        ``(N, C, D, H, W) -> (N, C, D, H, W)``
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> nn.LazyInstanceNorm3d()(jnp.ones((4, 3, 2, 2, 2))).shape
+        (4, 3, 2, 2, 2)
+    """
+
+    cls_to_become = InstanceNorm3d

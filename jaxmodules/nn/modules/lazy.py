@@ -1,11 +1,12 @@
 """Modules that find the shapes of their parameters from the first input."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
 
-from jaxmodules._tracing import Tracer, outside
+from jaxmodules._tracing import Tracer, local, outside
+from jaxmodules._tracked import buffer_writes, set_item
 from jaxmodules.nn.modules._hooks import RemovableHandle
 from jaxmodules.nn.parameter import is_lazy
 
@@ -65,16 +66,36 @@ class LazyModuleMixin:
                 own.materialize(loaded.shape)
 
     def _infer_parameters(self: Any, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        boxes = {name: box for name, box in module._parameters.items() if is_lazy(box)}
+        buffers = [name for name, buffer in module._buffers.items() if is_lazy(buffer)]
         named = {} if kwargs is None else jax.tree.map(_shape_alone, kwargs)
         with outside():
             module.initialize_parameters(*jax.tree.map(_shape_alone, args), **named)
         if module.has_uninitialized_params():
             raise RuntimeError(f"module {self._get_name()} has not been fully initialized")
+        for frame in local.frames:
+            frame.adopt(*_found(boxes, module._buffers, buffers))
         module._initialize_hook.remove()
         module._load_hook.remove()
         del module._initialize_hook, module._load_hook
         if module.cls_to_become is not None:
             module.__class__ = module.cls_to_become
+
+
+def _found(boxes: dict[str, Any], registry: Any, names: list[str]) -> tuple[dict[Hashable, str], Callable[[], None]]:
+    """Return the places of new parameters and buffers, and a function that puts back the arrays they now hold."""
+    values = [(box, box._value) for box in boxes.values()]
+    arrays = [(name, registry[name]) for name in names]
+
+    def restore() -> None:
+        buffer_writes[0] += 1
+        for box, value in values:
+            box._value = value
+        for name, array in arrays:
+            set_item(registry, name, array)
+
+    places: dict[Hashable, str] = {id(box): name for name, box in boxes.items()}
+    return places | {(id(registry), name): name for name in names}, restore
 
 
 def _shape_alone(value: Any) -> Any:
