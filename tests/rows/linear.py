@@ -1,6 +1,8 @@
 """Rows of the linear family."""
 
-from tests.table import Call, Case, z
+import numpy as np
+
+from tests.table import Call, Case, fixed, z
 
 LAYERS = [
     Case("Identity", (54,), dict(unused=True)),
@@ -20,6 +22,11 @@ CALLS = [
     Call("linear", dict(input=(0, 4), weight=(5, 4), bias=(5,))),
     Call("bilinear", dict(input1=(2, 3), input2=(2, 4), weight=(5, 3, 4), bias=(5,))),
     Call("bilinear", dict(input1=(2, 6, 3), input2=(2, 6, 4), weight=(5, 3, 4))),
+    # torch's kernel asks for rows of 16 bytes
+    Call("grouped_mm", dict(mat_a=(6, 4), mat_b=(3, 4, 8), offs=fixed([2, 2, 6], np.int32))),
+    Call("grouped_mm", dict(mat_a=(2, 3, 4), mat_b=(4, 8), offs=fixed([3, 8], np.int32))),
+    Call("grouped_mm", dict(mat_a=(5, 8), mat_b=(8, 4), offs=fixed([2, 8], np.int32))),
+    Call("grouped_mm", dict(mat_a=(2, 3, 4), mat_b=(2, 4, 8)), dict(out_dtype=None)),
 ]  # fmt: skip
 
 REFUSED_LAYERS = [
@@ -41,4 +48,19 @@ REFUSED_CALLS = [
     ("bilinear", (z(2, 3), z(4), z(5, 3, 4)), {}, "input dimensions do not match: got 2 and 1"),
     ("bilinear", (z(2, 3), z(2, 4), z(5, 3, 4), z(4)), {}, "bias size does not match weight size: got 4 but expected"),
     ("bilinear", (z(2, 3, dtype="int32"), z(2, 4), z(5, 3, 4)), {}, "All tensors must have the same dtype, got"),
+    *[
+        ("grouped_mm", operands, options, message)
+        for operands, options, message in (
+            ((z(4, 4), z(2, 4, 4)), {}, "Have to provide offsets if there is a 2d matrix, or no offset if both"),
+            ((z(4), z(2, 4, 4)), {}, "mat_a has to be 2 or 3d"),
+            ((z(2, 4, 4), z(2, 5, 4)), {}, "contraction dimension of mat_a and mat_b must match"),
+            ((z(2, 4, 4), z(3, 4, 4)), {}, "batched dimension has to match"),
+            ((z(4, 4), z(2, 4, 4)), dict(offs=z(2)), "Offsets have to be int32"),
+            ((z(4, 4), z(2, 4, 4)), dict(offs=z(1, 2, dtype="int32")), "offs has to be 1D"),
+            ((z(4, 4), z(2, 4, 4)), dict(offs=z(3, dtype="int32")), "matrix batch sizes have to match"),
+            ((z(2, 4, 4), z(2, 4, 4)), dict(bias=z(4)), "Bias not supported yet"),
+            ((z(2, 4, 4, dtype="int32"), z(2, 4, 4)), {}, "to be Float32, BFloat16 or Float16 matrix, got"),
+            ((z(2, 4, 8, dtype="float16"), z(2, 8, 8)), {}, "expected m1 and m2 to have the same dtype, but got:"),
+        )
+    ],
 ]

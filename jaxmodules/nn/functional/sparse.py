@@ -4,10 +4,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxmodules._shapes import as_array, host_value, is_integer
 from jaxmodules._typing import Array, ArrayLike
+from jaxmodules.nn.functional._gradients import pass_gradient, scale_gradient
 
 
 def embedding(
@@ -64,7 +66,7 @@ def embedding_renorm(input: ArrayLike, weight: ArrayLike, max_norm: float, norm_
     return _renormalise(weight, input, max_norm, float(norm_type))
 
 
-def normalize_padding_idx(padding_idx: int | None, num_embeddings: int) -> int | None:
+def normalize_padding_idx(padding_idx: int | None, num_embeddings: int, name: str = "Padding_idx") -> int | None:
     """Count ``padding_idx`` from the front.
 
     Raises:
@@ -74,10 +76,35 @@ def normalize_padding_idx(padding_idx: int | None, num_embeddings: int) -> int |
         return None
     if not -num_embeddings <= padding_idx < max(num_embeddings, 1):
         raise AssertionError(
-            "Padding_idx must be within num_embeddings,"
-            f" got padding_idx={padding_idx} and num_embeddings={num_embeddings}"
+            f"{name} must be within num_embeddings, got padding_idx={padding_idx} and num_embeddings={num_embeddings}"
         )
     return padding_idx % num_embeddings if padding_idx < 0 else padding_idx
+
+
+def one_hot(input: ArrayLike, num_classes: int = -1) -> Array:
+    """Write every class as a row of zeros with a one in its place.
+
+    Args:
+        input: the classes, integers from 0 on. Where their values are traced, one that is out of range gives zeros.
+        num_classes: how many there are. The default, -1, is one more than the largest, which has to be known: give
+            the number in a function that is compiled.
+
+    Shape:
+        ``(*) -> (*, num_classes)``
+
+    Raises:
+        RuntimeError: if ``input`` is not of integers, or a class is out of range, or their number can't be known.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodules.nn import functional as F
+        >>> F.one_hot(jnp.array([0, 2])).tolist()
+        [[1, 0, 0], [0, 0, 1]]
+    """
+    input = as_array(input)
+    if not is_integer(input.dtype):
+        raise RuntimeError(f"one_hot is only applicable to index tensor of type LongTensor, got {input.dtype}")
+    return _one_hot(input, _number_of_classes(input, num_classes))
 
 
 @partial(jax.jit, static_argnames=("padding_idx", "scale_grad_by_freq"), inline=True)
@@ -87,12 +114,17 @@ def _embedding(input: Array, weight: Array, padding_idx: int | None, scale_grad_
     index = input if jnp.issubdtype(input.dtype, jnp.unsignedinteger) else jnp.where(input < 0, rows, input)
     output = jnp.take(weight, index, axis=0, mode="fill")
     if scale_grad_by_freq:
-        counts = jnp.zeros(rows, jnp.int32).at[index].add(1)
-        share = (1 / jnp.take(counts, index, mode="clip")).astype(weight.dtype)
-        output = _scale_gradient(output, jnp.broadcast_to(share[..., None], output.shape))
+        output = share_gradient(output, index, rows)
     if padding_idx is not None:
         output = jnp.where((input == padding_idx)[..., None], lax.stop_gradient(output), output)
     return output
+
+
+def share_gradient(output: Array, index: Array, rows: int) -> Array:
+    """Return what was looked up at ``index``; its gradient is divided by how often each row was."""
+    counts = jnp.zeros(rows, jnp.int32).at[index].add(1)
+    share = (1 / jnp.take(counts, index, mode="clip")).astype(output.dtype)
+    return scale_gradient(output, jnp.broadcast_to(share[..., None], output.shape))
 
 
 @partial(jax.jit, static_argnames="norm_type", inline=True)
@@ -100,29 +132,7 @@ def _renormalise(weight: Array, input: Array, max_norm: Array, norm_type: float)
     used = jnp.zeros(len(weight), bool).at[input].set(True)
     norms = jnp.linalg.norm(lax.stop_gradient(weight), norm_type, axis=1)
     scales = jnp.where(used & (norms > max_norm), max_norm / (norms + 1e-7), 1.0).astype(weight.dtype)
-    return _pass_gradient(weight, lax.stop_gradient(weight) * scales[:, None])
-
-
-@jax.custom_jvp
-def _scale_gradient(value: Array, scale: Array) -> Array:
-    """Return ``value``; its gradient is multiplied by ``scale``."""
-    return value
-
-
-@_scale_gradient.defjvp
-def _scale_gradient_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    return primals[0], tangents[0] * primals[1]
-
-
-@jax.custom_jvp
-def _pass_gradient(source: Array, value: Array) -> Array:
-    """Return ``value``; its gradient goes to ``source`` unchanged."""
-    return value
-
-
-@_pass_gradient.defjvp
-def _pass_gradient_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    return primals[1], tangents[0]
+    return pass_gradient(weight, lax.stop_gradient(weight) * scales[:, None])
 
 
 def _check_embedding(input: Array, weight: Array) -> None:
@@ -133,7 +143,48 @@ def _check_embedding(input: Array, weight: Array) -> None:
             "Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, Int;"
             f" but got {input.dtype} instead (while checking arguments for embedding)"
         )
-    values, rows = host_value(input), weight.shape[0]
+    check_indices(input, weight.shape[0])
+
+
+def check_indices(input: Array, rows: int) -> None:
+    """Raise if an index whose value is known is out of range.
+
+    Raises:
+        IndexError: if so.
+    """
+    values = host_value(input)
     if values is not None and values.size and not (0 <= values.min() and values.max() < rows):
         wrong = values[(values < 0) | (values >= rows)]
         raise IndexError(f"index out of range in self: expected indices in [0, {rows - 1}], got {wrong[0]}")
+
+
+@partial(jax.jit, static_argnames="classes", inline=True)
+def _one_hot(input: Array, classes: int) -> Array:
+    return jax.nn.one_hot(input, classes, dtype=jax.dtypes.canonicalize_dtype(np.int64))
+
+
+def _number_of_classes(input: Array, num_classes: int) -> int:
+    """Return how many classes there are, having checked those that are known."""
+    values = host_value(input)
+    if input.size == 0:
+        if num_classes <= 0:
+            raise RuntimeError(
+                f"Can not infer total number of classes from empty tensor. Got num_classes={num_classes}"
+            )
+        return num_classes
+    if values is None:
+        if num_classes < 0:
+            raise RuntimeError(
+                "one_hot has to know its input to count the classes, but the input is traced:"
+                " give num_classes, for example one_hot(input, num_classes=10)"
+            )
+        return num_classes
+    if values.min() < 0:
+        raise RuntimeError(f"Class values must be non-negative. Got {values.min()}")
+    if num_classes == -1:
+        return int(values.max()) + 1
+    if values.max() >= num_classes:
+        raise RuntimeError(
+            f"Class values must be smaller than num_classes. Got {values.max()} and num_classes={num_classes}"
+        )
+    return num_classes

@@ -1,12 +1,33 @@
 """Layers, one family a file, under PyTorch's file names."""
 
+from jaxmodules.nn.modules.activation import CELU as CELU
+from jaxmodules.nn.modules.activation import ELU as ELU
+from jaxmodules.nn.modules.activation import GELU as GELU
+from jaxmodules.nn.modules.activation import GLU as GLU
+from jaxmodules.nn.modules.activation import SELU as SELU
+from jaxmodules.nn.modules.activation import Hardshrink as Hardshrink
+from jaxmodules.nn.modules.activation import Hardsigmoid as Hardsigmoid
+from jaxmodules.nn.modules.activation import Hardswish as Hardswish
+from jaxmodules.nn.modules.activation import Hardtanh as Hardtanh
 from jaxmodules.nn.modules.activation import LeakyReLU as LeakyReLU
+from jaxmodules.nn.modules.activation import LogSigmoid as LogSigmoid
 from jaxmodules.nn.modules.activation import LogSoftmax as LogSoftmax
+from jaxmodules.nn.modules.activation import Mish as Mish
 from jaxmodules.nn.modules.activation import PReLU as PReLU
 from jaxmodules.nn.modules.activation import ReLU as ReLU
+from jaxmodules.nn.modules.activation import ReLU6 as ReLU6
+from jaxmodules.nn.modules.activation import RReLU as RReLU
 from jaxmodules.nn.modules.activation import Sigmoid as Sigmoid
+from jaxmodules.nn.modules.activation import SiLU as SiLU
 from jaxmodules.nn.modules.activation import Softmax as Softmax
+from jaxmodules.nn.modules.activation import Softmax2d as Softmax2d
+from jaxmodules.nn.modules.activation import Softmin as Softmin
+from jaxmodules.nn.modules.activation import Softplus as Softplus
+from jaxmodules.nn.modules.activation import Softshrink as Softshrink
+from jaxmodules.nn.modules.activation import Softsign as Softsign
 from jaxmodules.nn.modules.activation import Tanh as Tanh
+from jaxmodules.nn.modules.activation import Tanhshrink as Tanhshrink
+from jaxmodules.nn.modules.activation import Threshold as Threshold
 from jaxmodules.nn.modules.batchnorm import BatchNorm1d as BatchNorm1d
 from jaxmodules.nn.modules.batchnorm import BatchNorm2d as BatchNorm2d
 from jaxmodules.nn.modules.batchnorm import BatchNorm3d as BatchNorm3d
@@ -33,7 +54,14 @@ from jaxmodules.nn.modules.conv import LazyConv3d as LazyConv3d
 from jaxmodules.nn.modules.conv import LazyConvTranspose1d as LazyConvTranspose1d
 from jaxmodules.nn.modules.conv import LazyConvTranspose2d as LazyConvTranspose2d
 from jaxmodules.nn.modules.conv import LazyConvTranspose3d as LazyConvTranspose3d
+from jaxmodules.nn.modules.distance import CosineSimilarity as CosineSimilarity
+from jaxmodules.nn.modules.distance import PairwiseDistance as PairwiseDistance
+from jaxmodules.nn.modules.dropout import AlphaDropout as AlphaDropout
 from jaxmodules.nn.modules.dropout import Dropout as Dropout
+from jaxmodules.nn.modules.dropout import Dropout1d as Dropout1d
+from jaxmodules.nn.modules.dropout import Dropout2d as Dropout2d
+from jaxmodules.nn.modules.dropout import Dropout3d as Dropout3d
+from jaxmodules.nn.modules.dropout import FeatureAlphaDropout as FeatureAlphaDropout
 from jaxmodules.nn.modules.flatten import Flatten as Flatten
 from jaxmodules.nn.modules.flatten import Unflatten as Unflatten
 from jaxmodules.nn.modules.fold import Fold as Fold
@@ -95,3 +123,4 @@ from jaxmodules.nn.modules.pooling_adaptive import AdaptiveMaxPool1d as Adaptive
 from jaxmodules.nn.modules.pooling_adaptive import AdaptiveMaxPool2d as AdaptiveMaxPool2d
 from jaxmodules.nn.modules.pooling_adaptive import AdaptiveMaxPool3d as AdaptiveMaxPool3d
 from jaxmodules.nn.modules.sparse import Embedding as Embedding
+from jaxmodules.nn.modules.sparse import EmbeddingBag as EmbeddingBag
