@@ -20,6 +20,10 @@ CALLS = [
     Call("linear", dict(input=(3, 4), weight=(4,))),
     Call("linear", dict(input=(3, 4), weight=(5, 4), bias=(1,))),
     Call("linear", dict(input=(0, 4), weight=(5, 4), bias=(5,))),
+    Call("linear", dict(input=(2, 3, 4), weight=(4,), bias=())),
+    Call("linear", dict(input=(4,), weight=(5, 4), bias=())),
+    Call("bilinear", dict(input1=(3,), input2=(4,), weight=(5, 3, 4), bias=(5,))),
+    Call("bilinear", dict(input1=(0, 3), input2=(0, 4), weight=(5, 3, 4))),
     Call("bilinear", dict(input1=(2, 3), input2=(2, 4), weight=(5, 3, 4), bias=(5,))),
     Call("bilinear", dict(input1=(2, 6, 3), input2=(2, 6, 4), weight=(5, 3, 4))),
     # torch's kernel asks for rows of 16 bytes
@@ -63,4 +67,8 @@ REFUSED_CALLS = [
             ((z(2, 4, 8, dtype="float16"), z(2, 8, 8)), {}, ("to have dtype", "expected m1 and m2 to have the same")),
         )
     ],
+    ("linear", (z(2, 3), z(5, 3), z(5, dtype="int32")), {}, "self and mat2 must have the same dtype, but got"),
+    ("bilinear", (z(), z(), z(5, 3, 4)), {}, "Dimension specified as -1 but tensor has no dimensions"),
+    ("bilinear", (z(2, 3), z(2, 4), z(5, 3, 4), z(5, dtype="int32")), {}, "All tensors must have the same dtype, got"),
+    ("bilinear", (z(2, 3), z(2, 4), z(5, 3, 4), z(5, 1)), {}, ("must match the size", "must match the existing")),
 ]

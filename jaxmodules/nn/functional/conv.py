@@ -54,10 +54,9 @@ def conv_nd(
     input, weight, bias = as_array(input), as_array(weight), as_array_or_none(bias)
     _check_ranks(input, weight, rank, f"conv{rank}d")
     stride, dilation = ntuple(stride, rank, "stride"), ntuple(dilation, rank, "dilation")
-    _check_positive(stride, "stride")
-    _check_positive(dilation, "dilation")
-    _check_operands(input, weight, bias, groups, rank)
+    _check_steps(stride, dilation)
     pairs = _pad_pairs(padding, stride, dilation, weight.shape[2:])
+    _check_operands(input, weight, bias, groups, rank)
     _check_fits(input, weight, pairs, dilation)
     return _conv(input, weight, bias, stride, pairs, dilation, groups)
 
@@ -163,13 +162,13 @@ def conv_transpose_nd(
     _check_ranks(input, weight, rank, f"conv_transpose{rank}d")
     stride, dilation = ntuple(stride, rank, "stride"), ntuple(dilation, rank, "dilation")
     padding, output_padding = ntuple(padding, rank, "padding"), ntuple(output_padding, rank, "output_padding")
-    _check_positive(stride, "stride")
-    _check_positive(dilation, "dilation")
     _check_not_negative(padding, "padding")
     _check_not_negative(output_padding, "output_padding")
+    _check_steps(stride, dilation)
     _check_operands(input, weight, bias, groups, rank, transposed=True)
     check_floating(input, f"slow_conv_transpose{max(rank, 2)}d_out_cpu")
-    _check_output_padding(output_padding, stride, dilation)
+    if input.size:
+        _check_output_padding(output_padding, stride, dilation)
     _check_output(input, weight, stride, padding, output_padding, dilation)
     return _conv_transpose(input, weight, bias, stride, padding, output_padding, groups, dilation)
 
@@ -356,9 +355,12 @@ def _check_ranks(input: Array, weight: Array, rank: int, name: str) -> None:
             f"Expected {rank + 1}D (unbatched) or {rank + 2}D (batched) input to {name},"
             f" but got input of size: {list(input.shape)}"
         )
+    if weight.ndim < 3:
+        raise RuntimeError(f"weight should have at least three dimensions, but got weight of size {list(weight.shape)}")
     if weight.ndim != rank + 2:
         raise RuntimeError(
-            f"Expected a {rank + 2}-dimensional weight for {name}, but got weight of size {list(weight.shape)}"
+            f"Expected {weight.ndim}-dimensional input for {weight.ndim}-dimensional weight {list(weight.shape)}, but"
+            f" got {rank + 2}-dimensional input of size {list(input.shape)} instead ({name} takes a {rank + 2}D weight)"
         )
 
 
@@ -367,9 +369,12 @@ def _check_not_negative(sizes: tuple[int, ...], name: str) -> None:
         raise RuntimeError(f"negative {name} is not supported, got {name}={list(sizes)}")
 
 
-def _check_positive(sizes: tuple[int, ...], name: str) -> None:
-    if min(sizes) <= 0:
-        raise RuntimeError(f"non-positive {name} is not supported, got {name}={list(sizes)}")
+def _check_steps(stride: tuple[int, ...], dilation: tuple[int, ...]) -> None:
+    if min(dilation) < 0:
+        raise RuntimeError(f"dilation should be greater than zero, got dilation={list(dilation)}")
+    for name, sizes in (("stride", stride), ("dilation", dilation)):
+        if min(sizes) <= 0:
+            raise RuntimeError(f"non-positive {name} is not supported, got {name}={list(sizes)}")
 
 
 def _check_operands(
@@ -444,7 +449,7 @@ def _check_output(
     _check_not_empty(input, rank)
     axes = zip(input.shape[-rank:], weight.shape[2:], stride, padding, output_padding, dilation, strict=True)
     sizes = [(size - 1) * s - 2 * p + d * (k - 1) + extra + 1 for size, k, s, p, extra, d in axes]
-    if min(sizes) < 1:
+    if min(sizes) < 0:
         raise RuntimeError(
             f"Given input size per channel: ({' x '.join(map(str, input.shape[-rank:]))})."
             f" Calculated output size per channel: ({' x '.join(map(str, sizes))}). Output size is too small"

@@ -25,6 +25,7 @@ def linear(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -
 
     Raises:
         RuntimeError: if shapes or dtypes do not fit together.
+        NotImplementedError: if the arrays are boolean.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -53,6 +54,7 @@ def bilinear(input1: ArrayLike, input2: ArrayLike, weight: ArrayLike, bias: Arra
 
     Raises:
         RuntimeError: if shapes or dtypes do not fit together.
+        IndexError: if an array has no axes.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -147,10 +149,14 @@ def _check_linear(input: Array, weight: Array, bias: Array | None) -> None:
         )
     if weight.ndim > 2:
         raise RuntimeError(f"linear() expects a weight with <= 2 dimensions, but it is {weight.ndim}D")
-    if weight.ndim == 1 and bias is not None:
+    if weight.ndim == 1 and bias is not None and (bias.ndim > 0 or input.ndim == 2):
         raise RuntimeError(f"linear() with a bias expects weight to be a matrix, got a {weight.ndim}-D array")
     if input.dtype != weight.dtype:
         raise RuntimeError(f"expected m1 and m2 to have the same dtype, but got: {input.dtype} != {weight.dtype}")
+    if bias is not None and bias.dtype != input.dtype:
+        raise RuntimeError(f"self and mat2 must have the same dtype, but got {bias.dtype} and {input.dtype}")
+    if input.dtype == bool:
+        raise NotImplementedError("linear() not implemented for 'Bool' (convert it first: input.astype(jnp.float32))")
     if input.shape[-1] != weight.shape[-1]:
         rows = input.size // max(input.shape[-1], 1)
         other = "x".join(map(str, reversed(weight.shape)))
@@ -158,11 +164,11 @@ def _check_linear(input: Array, weight: Array, bias: Array | None) -> None:
             f"mat1 and mat2 shapes cannot be multiplied ({rows}x{input.shape[-1]} and {other}):"
             f" expected an input with {weight.shape[-1]} features in its last axis, got shape {list(input.shape)}"
         )
-    if bias is not None:
-        _check_bias(bias, (*input.shape[:-1], weight.shape[0]))
+    if bias is not None and bias.ndim > 0:
+        _check_bias(bias, (*input.shape[:-1], weight.shape[0]), "linear")
 
 
-def _check_bias(bias: Array, target: tuple[int, ...]) -> None:
+def _check_bias(bias: Array, target: tuple[int, ...], function: str) -> None:
     for axis, (size, wanted) in enumerate(zip(reversed(bias.shape), reversed(target), strict=False)):
         if size not in (1, wanted):
             raise RuntimeError(
@@ -170,15 +176,19 @@ def _check_bias(bias: Array, target: tuple[int, ...]) -> None:
                 f" dimension {len(target) - 1 - axis}.  Target sizes: {list(target)}.  Tensor sizes: {list(bias.shape)}"
             )
     if bias.ndim > len(target):
-        raise RuntimeError(f"linear(): expected a bias that broadcasts to {list(target)}, got {list(bias.shape)}")
+        raise RuntimeError(f"{function}(): expected a bias that broadcasts to {list(target)}, got {list(bias.shape)}")
 
 
 def _check_bilinear(input1: Array, input2: Array, weight: Array, bias: Array | None) -> None:
-    if not input1.dtype == input2.dtype == weight.dtype:
+    named = {"input1": input1, "input2": input2, "weight": weight} | ({} if bias is None else {"bias": bias})
+    if len({array.dtype for array in named.values()}) > 1:
         raise RuntimeError(
             "All tensors must have the same dtype, got"
-            f" input1: {input1.dtype}, input2: {input2.dtype}, weight: {weight.dtype}"
+            f" {', '.join(f'{name}: {array.dtype}' for name, array in named.items())}"
         )
+    for name, array in named.items():
+        if array.ndim == 0:
+            raise IndexError(f"Dimension specified as -1 but tensor has no dimensions: {name} of bilinear()")
     if input1.ndim != input2.ndim:
         raise RuntimeError(f"bilinear(): input dimensions do not match: got {input1.ndim} and {input2.ndim}")
     if weight.ndim != 3:
@@ -195,6 +205,8 @@ def _check_bilinear(input1: Array, input2: Array, weight: Array, bias: Array | N
     ):
         if size != wanted:
             raise RuntimeError(f"bilinear(): {name} size does not match weight size: got {size} but expected {wanted}")
+    if bias is not None:
+        _check_bias(bias, (*input1.shape[:-1], weight.shape[0]), "bilinear")
 
 
 def _check_grouped(mat_a: Array, mat_b: Array, offs: Array | None) -> None:

@@ -117,9 +117,8 @@ def _check_mode(input: Array, pairs: _Pairs, mode: str, value: float | None) -> 
         )
     if input.dtype == bool:
         raise NotImplementedError(f"\"{_KERNELS[mode]}{rank}d\" not implemented for 'Bool' (pad an integer type)")
-    for axis, (before, after) in enumerate(pairs, input.ndim - rank):
-        size = shape[axis]
-        if mode == "reflect" and max(before, after) >= size:
+    for axis, (before, after) in reversed(list(enumerate(pairs, input.ndim - rank))):
+        if mode == "reflect" and max(before, after) >= shape[axis]:
             raise RuntimeError(
                 f"Argument #{2 * (input.ndim - axis) + 2}: Padding size should be less than the corresponding input"
                 f" dimension, but got: padding ({before}, {after}) at dimension {axis} of input {shape}"

@@ -1,7 +1,9 @@
 """Layers that change the shape."""
 
 import math
+import operator
 from collections.abc import Sequence
+from typing import Any
 
 from jaxmodules._shapes import as_array, normalize_dim
 from jaxmodules._typing import Array
@@ -40,7 +42,8 @@ class Flatten(Module):
     def forward(self, input: Array) -> Array:
         """Flatten ``input``."""
         shape = as_array(input).shape
-        start, end = (normalize_dim(dim, len(shape)) for dim in (self.start_dim, self.end_dim))
+        axes = {"start_dim": self.start_dim, "end_dim": self.end_dim}
+        start, end = (_axis(dim, name, "flatten", len(shape)) for name, dim in axes.items())
         if start > end:
             raise RuntimeError(f"flatten() has invalid args: start_dim cannot come after end_dim, got {start} > {end}")
         return as_array(input).reshape(*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :])
@@ -61,7 +64,7 @@ class Unflatten(Module):
         ``(*, S_dim, *) -> (*, *unflattened_size, *)``
 
     Raises:
-        TypeError: if ``unflattened_size`` is not a tuple or list of ints.
+        TypeError: if ``unflattened_size`` is not a tuple or list of ints, or ``dim`` not an int: axes have no names.
         IndexError: if the input has no such axis.
         RuntimeError: if the sizes do not multiply up to the axis.
 
@@ -84,8 +87,8 @@ class Unflatten(Module):
     def forward(self, input: Array) -> Array:
         """Split the axis of ``input``."""
         shape = as_array(input).shape
-        dim = normalize_dim(self.dim, len(shape))
-        return as_array(input).reshape(*shape[:dim], *self._sizes(shape[dim]), *shape[dim + 1 :])
+        dim = _axis(self.dim, "dim", "unflatten", len(shape))
+        return as_array(input).reshape(*shape[:dim], *self._sizes(shape[dim : dim + 1]), *shape[dim + 1 :])
 
     def extra_repr(self) -> str:
         """Show the axis and the sizes."""
@@ -101,13 +104,15 @@ class Unflatten(Module):
                     f"but found element of type {type(size).__name__} at pos {position}"
                 )
 
-    def _sizes(self, total: int) -> list[int]:
+    def _sizes(self, split: tuple[int, ...]) -> list[int]:
         sizes = list(self.unflattened_size)
         if not sizes:
             raise RuntimeError("unflatten: sizes must be non-empty")
+        if not split or min(sizes) < -1:
+            raise RuntimeError(f"unflatten got an unexpected error: can't split an axis of {list(split)} into {sizes}")
         if sizes.count(-1) > 1:
             raise RuntimeError(f"unflatten: only one dimension can be inferred, got {sizes}")
-        known = math.prod(size for size in sizes if size != -1)
+        known, total = math.prod(size for size in sizes if size != -1), split[0]
         fits = known > 0 and total % known == 0 if -1 in sizes else known == total
         if not fits:
             raise RuntimeError(
@@ -115,3 +120,13 @@ class Unflatten(Module):
                 " in the input tensor"
             )
         return [total // known if size == -1 else size for size in sizes]
+
+
+def _axis(dim: Any, name: str, function: str, ndim: int) -> int:
+    try:
+        return normalize_dim(operator.index(dim), ndim)
+    except TypeError:
+        raise TypeError(
+            f"{function}(): argument '{name}' (position 1) must be int, not {type(dim).__name__}"
+            f" (axes have no names: count them, got {name}={dim!r})"
+        ) from None
