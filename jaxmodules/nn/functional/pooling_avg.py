@@ -277,14 +277,18 @@ def lp_pool_nd(
         ZeroDivisionError: if ``norm_type`` is zero.
     """
     input = as_array(input)
-    if math.isinf(norm_type):
-        sign = math.copysign(1, norm_type)
-        magnitudes = jnp.abs(input)
-        if sign > 0:
-            return max_pool_nd(magnitudes, kernel_size, stride, ceil_mode=ceil_mode, rank=rank)
-        return -max_pool_nd(-magnitudes, kernel_size, stride, ceil_mode=ceil_mode, rank=rank)
     kernel, step, *_ = window_of(kernel_size, stride, 0, 1, rank)
+    if math.isinf(norm_type):
+        return _extreme_pool(input, norm_type > 0, kernel, step, ceil_mode)
     return _lp_pool(input, norm_type, 1.0 / norm_type, kernel, step, ceil_mode)
+
+
+@partial(jax.jit, static_argnames=("largest", "kernel", "stride", "ceil_mode"), inline=True)
+def _extreme_pool(input: Array, largest: bool, kernel: Shape, stride: Shape, ceil_mode: bool) -> Array:
+    # unlike jnp.abs, this has no slope at zero
+    signed = input * jnp.sign(input) if largest else -input * jnp.sign(input)
+    extremes = max_pool_nd(signed, kernel, stride, ceil_mode=ceil_mode, rank=len(kernel))
+    return extremes if largest else -extremes
 
 
 @partial(jax.jit, static_argnames=("power", "root", "kernel", "stride", "ceil_mode"), inline=True)

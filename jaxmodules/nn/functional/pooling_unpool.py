@@ -114,14 +114,14 @@ def max_unpool_nd(
     wrong = None if known is None else known[(known < 0) | (known >= math.prod(out))]
     if wrong is not None and wrong.size:
         volume = "x".join(map(str, out if rank > 1 else (*out, 1)))
-        raise RuntimeError(f"Found an invalid max index: {wrong.flat[0]} (output volumes are of size {volume})")
+        raise RuntimeError(f"Found an invalid max index: {wrong[-1]} (output volumes are of size {volume})")
     return _unpool(input, indices, out)
 
 
 @partial(jax.jit, static_argnames="out", inline=True)
 def _unpool(input: Array, indices: Array, out: Shape) -> Array:
-    lead, size = input.shape[: -len(out)], math.prod(out)
-    values, places = (part.reshape(math.prod(lead), -1) for part in (input, indices))
+    lead, plane, size = input.shape[: -len(out)], input.shape[-len(out) :], math.prod(out)
+    values, places = (part.reshape(math.prod(lead), math.prod(plane)) for part in (input, indices))
     wrong = jnp.any((places < 0) | (places >= size), axis=1, keepdims=True)
     blank = jnp.broadcast_to(jnp.where(wrong, jnp.nan, 0).astype(input.dtype), (values.shape[0], size))
     return _put(values, places, blank).reshape(*lead, *out)
