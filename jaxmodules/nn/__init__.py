@@ -131,6 +131,9 @@ from jaxmodules.nn.modules import ZeroPad1d as ZeroPad1d
 from jaxmodules.nn.modules import ZeroPad2d as ZeroPad2d
 from jaxmodules.nn.modules import ZeroPad3d as ZeroPad3d
 from jaxmodules.nn.modules._factory import factory_kwargs as factory_kwargs
+from jaxmodules.nn.modules import Upsample as Upsample
+from jaxmodules.nn.modules import UpsamplingBilinear2d as UpsamplingBilinear2d
+from jaxmodules.nn.modules import UpsamplingNearest2d as UpsamplingNearest2d
 from jaxmodules.nn.parameter import Buffer as Buffer
 from jaxmodules.nn.parameter import Parameter as Parameter
 from jaxmodules.nn.parameter import UninitializedBuffer as UninitializedBuffer

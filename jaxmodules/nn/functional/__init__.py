@@ -114,3 +114,9 @@ from jaxmodules.nn.functional.shuffle import pixel_shuffle as pixel_shuffle
 from jaxmodules.nn.functional.shuffle import pixel_unshuffle as pixel_unshuffle
 from jaxmodules.nn.functional.sparse import embedding as embedding
 from jaxmodules.nn.functional.sparse import one_hot as one_hot
+from jaxmodules.nn.functional.upsampling import interpolate as interpolate
+from jaxmodules.nn.functional.upsampling import upsample as upsample
+from jaxmodules.nn.functional.upsampling import upsample_bilinear as upsample_bilinear
+from jaxmodules.nn.functional.upsampling import upsample_nearest as upsample_nearest
+from jaxmodules.nn.functional.vision import affine_grid as affine_grid
+from jaxmodules.nn.functional.vision import grid_sample as grid_sample

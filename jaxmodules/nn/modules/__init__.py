@@ -124,3 +124,6 @@ from jaxmodules.nn.modules.pooling_adaptive import AdaptiveMaxPool2d as Adaptive
 from jaxmodules.nn.modules.pooling_adaptive import AdaptiveMaxPool3d as AdaptiveMaxPool3d
 from jaxmodules.nn.modules.sparse import Embedding as Embedding
 from jaxmodules.nn.modules.sparse import EmbeddingBag as EmbeddingBag
+from jaxmodules.nn.modules.upsampling import Upsample as Upsample
+from jaxmodules.nn.modules.upsampling import UpsamplingBilinear2d as UpsamplingBilinear2d
+from jaxmodules.nn.modules.upsampling import UpsamplingNearest2d as UpsamplingNearest2d
