@@ -43,6 +43,7 @@ from jaxmodules.nn.functional.conv import conv_tbc as conv_tbc
 from jaxmodules.nn.functional.conv import conv_transpose1d as conv_transpose1d
 from jaxmodules.nn.functional.conv import conv_transpose2d as conv_transpose2d
 from jaxmodules.nn.functional.conv import conv_transpose3d as conv_transpose3d
+from jaxmodules.nn.functional.distance import pairwise_distance as pairwise_distance
 from jaxmodules.nn.functional.dropout import dropout as dropout
 from jaxmodules.nn.functional.fold import fold as fold
 from jaxmodules.nn.functional.fold import unfold as unfold
@@ -61,8 +62,29 @@ from jaxmodules.nn.functional.linear import bilinear as bilinear
 from jaxmodules.nn.functional.linear import grouped_mm as grouped_mm
 from jaxmodules.nn.functional.linear import linear as linear
 from jaxmodules.nn.functional.loss import cross_entropy as cross_entropy
-from jaxmodules.nn.functional.loss import mse_loss as mse_loss
 from jaxmodules.nn.functional.loss import nll_loss as nll_loss
+from jaxmodules.nn.functional.loss_ctc import ctc_loss as ctc_loss
+from jaxmodules.nn.functional.loss_linear import linear_cross_entropy as linear_cross_entropy
+from jaxmodules.nn.functional.loss_margin import hinge_embedding_loss as hinge_embedding_loss
+from jaxmodules.nn.functional.loss_margin import margin_ranking_loss as margin_ranking_loss
+from jaxmodules.nn.functional.loss_margin import multi_margin_loss as multi_margin_loss
+from jaxmodules.nn.functional.loss_margin import multilabel_margin_loss as multilabel_margin_loss
+from jaxmodules.nn.functional.loss_margin import multilabel_soft_margin_loss as multilabel_soft_margin_loss
+from jaxmodules.nn.functional.loss_margin import soft_margin_loss as soft_margin_loss
+from jaxmodules.nn.functional.loss_metric import cosine_embedding_loss as cosine_embedding_loss
+from jaxmodules.nn.functional.loss_metric import triplet_margin_loss as triplet_margin_loss
+from jaxmodules.nn.functional.loss_metric import triplet_margin_with_distance_loss as triplet_margin_with_distance_loss
+from jaxmodules.nn.functional.loss_probability import binary_cross_entropy as binary_cross_entropy
+from jaxmodules.nn.functional.loss_probability import (
+    binary_cross_entropy_with_logits as binary_cross_entropy_with_logits,
+)
+from jaxmodules.nn.functional.loss_probability import kl_div as kl_div
+from jaxmodules.nn.functional.loss_regression import gaussian_nll_loss as gaussian_nll_loss
+from jaxmodules.nn.functional.loss_regression import huber_loss as huber_loss
+from jaxmodules.nn.functional.loss_regression import l1_loss as l1_loss
+from jaxmodules.nn.functional.loss_regression import mse_loss as mse_loss
+from jaxmodules.nn.functional.loss_regression import poisson_nll_loss as poisson_nll_loss
+from jaxmodules.nn.functional.loss_regression import smooth_l1_loss as smooth_l1_loss
 from jaxmodules.nn.functional.normalization import batch_norm as batch_norm
 from jaxmodules.nn.functional.normalization import group_norm as group_norm
 from jaxmodules.nn.functional.normalization import instance_norm as instance_norm

@@ -1,8 +1,6 @@
-"""Losses and their reductions."""
+"""Losses of classification."""
 
-import warnings
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +15,8 @@ from jaxmodules._shapes import (
     is_floating,
     is_integer,
 )
-from jaxmodules._typing import Array, ArrayLike
+from jaxmodules._typing import Array, ArrayLike, DType
+from jaxmodules.nn.functional._reduction import resolve_reduction
 
 
 def cross_entropy(
@@ -65,8 +64,8 @@ def cross_entropy(
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
     check_floating(input, "log_softmax")
     if target.shape != input.shape:
-        target = _check_classes(input, target, weight, ignore_index)
-        return _class_loss(input, target, weight, ignore_index, reduction, label_smoothing, log_softmax=True)
+        target = check_classes(input, target, weight, ignore_index)
+        return class_loss(input, target, weight, ignore_index, reduction, label_smoothing, log_softmax=True)
     if not is_floating(target.dtype):
         raise RuntimeError(f"Expected floating point type for target with class probabilities, got {target.dtype}")
     if ignore_index >= 0:
@@ -113,93 +112,13 @@ def nll_loss(
     """
     reduction = resolve_reduction(size_average, reduce, reduction)
     input, target, weight = as_array(input), as_array(target), as_array_or_none(weight)
-    target = _check_classes(input, target, weight, ignore_index)
+    target = check_classes(input, target, weight, ignore_index)
     check_floating(input, "nll_loss")
-    return _class_loss(input, target, weight, ignore_index, reduction, 0.0, log_softmax=False)
-
-
-def mse_loss(
-    input: ArrayLike,
-    target: ArrayLike,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    weight: ArrayLike | None = None,
-) -> Array:
-    r"""Average the squared difference of two arrays.
-
-    .. math:: l_n = w_n (x_n - y_n)^2
-
-    Args:
-        input: an array of any shape.
-        target: an array of the same shape; another shape is broadcast, with a warning.
-        size_average: deprecated, see ``reduction``.
-        reduce: deprecated, see ``reduction``.
-        reduction: ``'none'``, ``'mean'`` (weighted by ``weight``) or ``'sum'``.
-        weight: one factor per element, of the shape of ``input``.
-
-    Shape:
-        ``(*), (*) -> ()``, or ``(*)`` with ``reduction='none'``
-
-    Raises:
-        ValueError: if ``reduction`` is unknown or ``weight`` has another shape.
-        RuntimeError: if the shapes can't be broadcast.
-
-    Examples:
-        >>> import jax.numpy as jnp
-        >>> from jaxmodules.nn import functional as F
-        >>> F.mse_loss(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])).item()
-        2.0
-    """
-    input, target, weight = as_array(input), as_array(target), as_array_or_none(weight)
-    if target.shape != input.shape:
-        warnings.warn(
-            f"Using a target size ({list(target.shape)}) that is different to the input size ({list(input.shape)})."
-            " This will likely lead to incorrect results due to broadcasting."
-            " Please ensure they have the same size.",
-            stacklevel=2,
-        )
-    reduction = resolve_reduction(size_average, reduce, reduction)
-    _check_broadcast(input, target)
-    if weight is not None and weight.shape != input.shape:
-        raise ValueError(
-            f"Weights and input must have the same size, got {list(weight.shape)} and {list(input.shape)}."
-        )
-    dtype = jnp.promote_types(input.dtype, target.dtype)
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        check_floating(input, "mse_loss")
-    return _mse_loss(input, target, weight, reduction, dtype)
-
-
-def resolve_reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
-    """Return the reduction that PyTorch's current and deprecated arguments ask for.
-
-    Raises:
-        ValueError: if ``reduction`` is unknown.
-    """
-    if size_average is not None or reduce is not None:
-        reduction = legacy_reduction(size_average, reduce)
-    if reduction == "elementwise_mean":
-        warnings.warn("reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead.", stacklevel=3)
-        return "mean"
-    if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"{reduction} is not a valid value for reduction, expected 'none', 'mean' or 'sum'")
-    return reduction
-
-
-def legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
-    """Translate the deprecated flags of a loss into its ``reduction``, with PyTorch's warning."""
-    average, reduces = size_average in (None, True), reduce in (None, True)
-    reduction = ("mean" if average else "sum") if reduces else "none"
-    warnings.warn(
-        f"size_average and reduce args will be deprecated, please use reduction='{reduction}' instead.",
-        stacklevel=4,
-    )
-    return reduction
+    return class_loss(input, target, weight, ignore_index, reduction, 0.0, log_softmax=False)
 
 
 @partial(jax.jit, static_argnames=("ignore_index", "reduction", "label_smoothing", "log_softmax"), inline=True)
-def _class_loss(
+def class_loss(
     input: Array,
     target: Array,
     weight: Array | None,
@@ -208,6 +127,7 @@ def _class_loss(
     label_smoothing: float,
     log_softmax: bool,
 ) -> Array:
+    """Compute the loss of class indices, of scores or (without ``log_softmax``) log-probabilities."""
     axis = 0 if input.ndim == 1 else 1
     classes = input.shape[axis]
     scores = input.astype(accumulation_dtype(input.dtype))
@@ -218,18 +138,25 @@ def _class_loss(
     # comparing with every class fuses into the softmax, where a gather and its scattering gradient do not
     hit = jax.lax.broadcasted_iota(index.dtype, scores.shape, axis) == jnp.expand_dims(index, axis)
     loss = -jnp.where(hit, scores, 0).sum(axis)
-    factor = valid.astype(scores.dtype)
+    factors = class_factors(target, weight, ignore_index, scores.dtype)
     if weight is not None:
-        factor = jnp.where(valid, jnp.take(weight.astype(scores.dtype), index, mode="clip"), 0)
-        loss = loss * factor
+        loss = loss * factors
     if label_smoothing > 0.0:
         weighted = scores if weight is None else scores * _per_class(weight.astype(scores.dtype), scores.ndim)
         loss = (1 - label_smoothing) * loss - label_smoothing / classes * weighted.sum(axis)
     loss = jnp.where((index >= 0) & (index < classes), loss, jnp.nan)
     loss = jnp.where(valid, loss, 0)
     if reduction == "mean":
-        loss = loss.sum() / factor.sum()
+        loss = loss.sum() / factors.sum()
     return (loss.sum() if reduction == "sum" else loss).astype(input.dtype)
+
+
+def class_factors(target: Array, weight: Array | None, ignore_index: int, dtype: DType) -> Array:
+    """Return by how much each target counts in the mean."""
+    valid = target != ignore_index
+    if weight is None:
+        return valid.astype(dtype)
+    return jnp.where(valid, jnp.take(weight.astype(dtype), jnp.where(valid, target, 0), mode="clip"), 0)
 
 
 @partial(jax.jit, static_argnames=("reduction", "label_smoothing"), inline=True)
@@ -252,23 +179,11 @@ def _probability_loss(
     return (loss.sum() * (classes / input.size if reduction == "mean" and input.size else 1)).astype(result)
 
 
-@partial(jax.jit, static_argnames=("reduction", "dtype"), inline=True)
-def _mse_loss(input: Array, target: Array, weight: Array | None, reduction: str, dtype: Any) -> Array:
-    shape, wide = jnp.broadcast_shapes(input.shape, target.shape), accumulation_dtype(dtype)
-    difference = jnp.broadcast_to(input.astype(wide), shape) - jnp.broadcast_to(target.astype(wide), shape)
-    loss = jnp.square(difference)
-    if weight is not None:
-        loss = loss * jnp.broadcast_to(weight.astype(wide), shape)
-    if reduction == "mean":
-        loss = loss.sum() / (loss.size if weight is None else weight.astype(wide).sum())
-    return (loss.sum() if reduction == "sum" else loss).astype(dtype)
-
-
 def _per_class(weight: Array, ndim: int) -> Array:
     return weight.reshape(-1) if ndim <= 1 else weight.reshape(1, -1, *[1] * (ndim - 2))
 
 
-def _check_classes(input: Array, target: Array, weight: Array | None, ignore_index: int) -> Array:
+def check_classes(input: Array | jax.ShapeDtypeStruct, target: Array, weight: Array | None, ignore_index: int) -> Array:
     """Check class targets and return them as 32 or 64 bit integers of the shape of the loss."""
     if input.ndim < 1:
         raise ValueError("Expected 1 or more dimensions (got 0)")
@@ -307,7 +222,7 @@ def _check_classes(input: Array, target: Array, weight: Array | None, ignore_ind
     return target if wide else target.astype(np.int32)
 
 
-def _check_weight(input: Array, weight: Array | None) -> None:
+def _check_weight(input: Array | jax.ShapeDtypeStruct, weight: Array | None) -> None:
     classes = input.shape[1] if input.ndim > 1 else input.size
     if weight is None:
         return
@@ -318,14 +233,3 @@ def _check_weight(input: Array, weight: Array | None) -> None:
         )
     if weight.dtype != input.dtype:
         raise RuntimeError(f"expected scalar type {input.dtype} but found {weight.dtype} in weight")
-
-
-def _check_broadcast(input: Array, target: Array) -> None:
-    ndim = max(input.ndim, target.ndim)
-    for axis in range(1, min(input.ndim, target.ndim) + 1):
-        first, second = input.shape[-axis], target.shape[-axis]
-        if first != second and 1 not in (first, second):
-            raise RuntimeError(
-                f"The size of tensor a ({first}) must match the size of tensor b ({second})"
-                f" at non-singleton dimension {ndim - axis}"
-            )
