@@ -59,6 +59,7 @@ def ours(call: Call, arrays: dict[str, Any], wanted: Any) -> tuple[Any, dict[str
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss")
 @pytest.mark.parametrize("call", params("CALLS"))
 def test_result_and_gradients_equal_torch(call: Call) -> None:
     arrays = call.make()

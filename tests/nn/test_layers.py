@@ -26,6 +26,7 @@ RUNS = [
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+    pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss"),
 ]
 
 

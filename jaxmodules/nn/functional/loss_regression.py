@@ -16,6 +16,7 @@ from jaxmodules.nn.functional._reduction import (
     check_weights,
     common_dtype,
     floating_dtype,
+    magnitude,
     pointwise_loss,
     resolve_reduction,
 )
@@ -295,7 +296,7 @@ def gaussian_nll_loss(
 
 
 def _absolute(input: Array, target: Array) -> Array:
-    return jnp.abs(input - target)
+    return magnitude(input - target)
 
 
 def _squared(input: Array, target: Array) -> Array:
