@@ -6,6 +6,7 @@ from jaxmodules.nn import init as init
 from jaxmodules.nn import modules as modules
 from jaxmodules.nn import utils as utils
 from jaxmodules.nn.modules import AdaptiveAvgPool1d as AdaptiveAvgPool1d
+from jaxmodules.nn.modules import GELU as GELU
 from jaxmodules.nn.modules import AdaptiveAvgPool2d as AdaptiveAvgPool2d
 from jaxmodules.nn.modules import AdaptiveAvgPool3d as AdaptiveAvgPool3d
 from jaxmodules.nn.modules import AdaptiveMaxPool1d as AdaptiveMaxPool1d
@@ -114,6 +115,7 @@ from jaxmodules.nn.modules import MSELoss as MSELoss
 from jaxmodules.nn.modules import MultiLabelMarginLoss as MultiLabelMarginLoss
 from jaxmodules.nn.modules import MultiLabelSoftMarginLoss as MultiLabelSoftMarginLoss
 from jaxmodules.nn.modules import MultiMarginLoss as MultiMarginLoss
+from jaxmodules.nn.modules import MultiheadAttention as MultiheadAttention
 from jaxmodules.nn.modules import NLLLoss as NLLLoss
 from jaxmodules.nn.modules import PairwiseDistance as PairwiseDistance
 from jaxmodules.nn.modules import ParameterDict as ParameterDict
@@ -153,6 +155,11 @@ from jaxmodules.nn.modules import Tanhshrink as Tanhshrink
 from jaxmodules.nn.modules import Threshold as Threshold
 from jaxmodules.nn.modules import TripletMarginLoss as TripletMarginLoss
 from jaxmodules.nn.modules import TripletMarginWithDistanceLoss as TripletMarginWithDistanceLoss
+from jaxmodules.nn.modules import Transformer as Transformer
+from jaxmodules.nn.modules import TransformerDecoder as TransformerDecoder
+from jaxmodules.nn.modules import TransformerDecoderLayer as TransformerDecoderLayer
+from jaxmodules.nn.modules import TransformerEncoder as TransformerEncoder
+from jaxmodules.nn.modules import TransformerEncoderLayer as TransformerEncoderLayer
 from jaxmodules.nn.modules import Unflatten as Unflatten
 from jaxmodules.nn.modules import Unfold as Unfold
 from jaxmodules.nn.modules import ZeroPad1d as ZeroPad1d

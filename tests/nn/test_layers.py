@@ -27,6 +27,7 @@ RUNS = [
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
     pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss"),
+    pytest.mark.filterwarnings("ignore:enable_nested_tensor is True, but"),
 ]
 
 

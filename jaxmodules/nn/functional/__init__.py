@@ -9,6 +9,7 @@ from jaxmodules.nn.functional.activation import hardsigmoid as hardsigmoid
 from jaxmodules.nn.functional.activation import hardswish as hardswish
 from jaxmodules.nn.functional.activation import hardtanh as hardtanh
 from jaxmodules.nn.functional.activation import hardtanh_ as hardtanh_
+from jaxmodules.nn.functional.activation import gelu as gelu
 from jaxmodules.nn.functional.activation import leaky_relu as leaky_relu
 from jaxmodules.nn.functional.activation import leaky_relu_ as leaky_relu_
 from jaxmodules.nn.functional.activation import prelu as prelu
@@ -36,6 +37,10 @@ from jaxmodules.nn.functional.activation_smooth import softplus as softplus
 from jaxmodules.nn.functional.activation_smooth import softsign as softsign
 from jaxmodules.nn.functional.activation_smooth import tanh as tanh
 from jaxmodules.nn.functional.activation_smooth import tanhshrink as tanhshrink
+from jaxmodules.nn.functional.activation import sigmoid as sigmoid
+from jaxmodules.nn.functional.activation import softmax as softmax
+from jaxmodules.nn.functional.activation import tanh as tanh
+from jaxmodules.nn.functional.attention import scaled_dot_product_attention as scaled_dot_product_attention
 from jaxmodules.nn.functional.conv import conv1d as conv1d
 from jaxmodules.nn.functional.conv import conv2d as conv2d
 from jaxmodules.nn.functional.conv import conv3d as conv3d
@@ -85,6 +90,7 @@ from jaxmodules.nn.functional.loss_regression import l1_loss as l1_loss
 from jaxmodules.nn.functional.loss_regression import mse_loss as mse_loss
 from jaxmodules.nn.functional.loss_regression import poisson_nll_loss as poisson_nll_loss
 from jaxmodules.nn.functional.loss_regression import smooth_l1_loss as smooth_l1_loss
+from jaxmodules.nn.functional.multihead import multi_head_attention_forward as multi_head_attention_forward
 from jaxmodules.nn.functional.normalization import batch_norm as batch_norm
 from jaxmodules.nn.functional.normalization import group_norm as group_norm
 from jaxmodules.nn.functional.normalization import instance_norm as instance_norm

@@ -9,6 +9,7 @@ from jaxmodules.nn.modules.activation import Hardshrink as Hardshrink
 from jaxmodules.nn.modules.activation import Hardsigmoid as Hardsigmoid
 from jaxmodules.nn.modules.activation import Hardswish as Hardswish
 from jaxmodules.nn.modules.activation import Hardtanh as Hardtanh
+from jaxmodules.nn.modules.activation import GELU as GELU
 from jaxmodules.nn.modules.activation import LeakyReLU as LeakyReLU
 from jaxmodules.nn.modules.activation import LogSigmoid as LogSigmoid
 from jaxmodules.nn.modules.activation import LogSoftmax as LogSoftmax
@@ -29,6 +30,7 @@ from jaxmodules.nn.modules.activation import Tanh as Tanh
 from jaxmodules.nn.modules.activation import Tanhshrink as Tanhshrink
 from jaxmodules.nn.modules.activation import Threshold as Threshold
 from jaxmodules.nn.modules.adaptive import AdaptiveLogSoftmaxWithLoss as AdaptiveLogSoftmaxWithLoss
+from jaxmodules.nn.modules.attention import MultiheadAttention as MultiheadAttention
 from jaxmodules.nn.modules.batchnorm import BatchNorm1d as BatchNorm1d
 from jaxmodules.nn.modules.batchnorm import BatchNorm2d as BatchNorm2d
 from jaxmodules.nn.modules.batchnorm import BatchNorm3d as BatchNorm3d
@@ -150,3 +152,8 @@ from jaxmodules.nn.modules.sparse import EmbeddingBag as EmbeddingBag
 from jaxmodules.nn.modules.upsampling import Upsample as Upsample
 from jaxmodules.nn.modules.upsampling import UpsamplingBilinear2d as UpsamplingBilinear2d
 from jaxmodules.nn.modules.upsampling import UpsamplingNearest2d as UpsamplingNearest2d
+from jaxmodules.nn.modules.transformer import Transformer as Transformer
+from jaxmodules.nn.modules.transformer import TransformerDecoder as TransformerDecoder
+from jaxmodules.nn.modules.transformer import TransformerDecoderLayer as TransformerDecoderLayer
+from jaxmodules.nn.modules.transformer import TransformerEncoder as TransformerEncoder
+from jaxmodules.nn.modules.transformer import TransformerEncoderLayer as TransformerEncoderLayer

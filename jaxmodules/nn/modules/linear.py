@@ -88,6 +88,15 @@ class Linear(Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
+class NonDynamicallyQuantizableLinear(Linear):
+    """Apply an affine map, as :class:`Linear` does; the output projection of attention has this name in PyTorch.
+
+    Examples:
+        >>> NonDynamicallyQuantizableLinear(2, 3)
+        NonDynamicallyQuantizableLinear(in_features=2, out_features=3, bias=True)
+    """
+
+
 class Bilinear(Module):
     r"""Apply a bilinear map to the last axes of two arrays.
 
