@@ -7,6 +7,9 @@ from jaxmodules.nn import modules as modules
 from jaxmodules.nn import utils as utils
 from jaxmodules.nn.modules import AdaptiveAvgPool1d as AdaptiveAvgPool1d
 from jaxmodules.nn.modules import GELU as GELU
+from jaxmodules.nn.modules import GRU as GRU
+from jaxmodules.nn.modules import LSTM as LSTM
+from jaxmodules.nn.modules import RNN as RNN
 from jaxmodules.nn.modules import AdaptiveAvgPool2d as AdaptiveAvgPool2d
 from jaxmodules.nn.modules import AdaptiveAvgPool3d as AdaptiveAvgPool3d
 from jaxmodules.nn.modules import AdaptiveMaxPool1d as AdaptiveMaxPool1d
@@ -65,6 +68,7 @@ from jaxmodules.nn.modules import Hardshrink as Hardshrink
 from jaxmodules.nn.modules import Hardsigmoid as Hardsigmoid
 from jaxmodules.nn.modules import Hardswish as Hardswish
 from jaxmodules.nn.modules import Hardtanh as Hardtanh
+from jaxmodules.nn.modules import GRUCell as GRUCell
 from jaxmodules.nn.modules import Identity as Identity
 from jaxmodules.nn.modules import InstanceNorm1d as InstanceNorm1d
 from jaxmodules.nn.modules import InstanceNorm2d as InstanceNorm2d
@@ -102,6 +106,7 @@ from jaxmodules.nn.modules import LinearCrossEntropyLoss as LinearCrossEntropyLo
 from jaxmodules.nn.modules import LinearCrossEntropyOptions as LinearCrossEntropyOptions
 from jaxmodules.nn.modules import LogSoftmax as LogSoftmax
 from jaxmodules.nn.modules import MarginRankingLoss as MarginRankingLoss
+from jaxmodules.nn.modules import LSTMCell as LSTMCell
 from jaxmodules.nn.modules import MaxPool2d as MaxPool2d
 from jaxmodules.nn.modules import MaxPool3d as MaxPool3d
 from jaxmodules.nn.modules import MaxUnpool1d as MaxUnpool1d
@@ -138,6 +143,9 @@ from jaxmodules.nn.modules import ReplicationPad3d as ReplicationPad3d
 from jaxmodules.nn.modules import RMSNorm as RMSNorm
 from jaxmodules.nn.modules import ReLU6 as ReLU6
 from jaxmodules.nn.modules import RReLU as RReLU
+from jaxmodules.nn.modules import RNNBase as RNNBase
+from jaxmodules.nn.modules import RNNCell as RNNCell
+from jaxmodules.nn.modules import RNNCellBase as RNNCellBase
 from jaxmodules.nn.modules import Sequential as Sequential
 from jaxmodules.nn.modules import Sigmoid as Sigmoid
 from jaxmodules.nn.modules import SiLU as SiLU

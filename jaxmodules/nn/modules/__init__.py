@@ -147,6 +147,14 @@ from jaxmodules.nn.modules.pooling_adaptive import AdaptiveAvgPool3d as Adaptive
 from jaxmodules.nn.modules.pooling_adaptive import AdaptiveMaxPool1d as AdaptiveMaxPool1d
 from jaxmodules.nn.modules.pooling_adaptive import AdaptiveMaxPool2d as AdaptiveMaxPool2d
 from jaxmodules.nn.modules.pooling_adaptive import AdaptiveMaxPool3d as AdaptiveMaxPool3d
+from jaxmodules.nn.modules.rnn import GRU as GRU
+from jaxmodules.nn.modules.rnn import LSTM as LSTM
+from jaxmodules.nn.modules.rnn import RNN as RNN
+from jaxmodules.nn.modules.rnn import GRUCell as GRUCell
+from jaxmodules.nn.modules.rnn import LSTMCell as LSTMCell
+from jaxmodules.nn.modules.rnn import RNNBase as RNNBase
+from jaxmodules.nn.modules.rnn import RNNCell as RNNCell
+from jaxmodules.nn.modules.rnn import RNNCellBase as RNNCellBase
 from jaxmodules.nn.modules.sparse import Embedding as Embedding
 from jaxmodules.nn.modules.sparse import EmbeddingBag as EmbeddingBag
 from jaxmodules.nn.modules.upsampling import Upsample as Upsample
