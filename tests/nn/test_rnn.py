@@ -13,6 +13,7 @@ import torch
 
 import jaxmodules as jm
 from jaxmodules import nn
+from jaxmodules.nn.modules.rnn import apply_permutation
 from jaxmodules.nn.utils import rnn as ours
 from tests.table import Case, build_pair, leaves
 
@@ -220,3 +221,12 @@ def test_double_precision_is_kept() -> None:
         assert output.dtype == h.dtype == c.dtype == jnp.float64
         with pytest.raises(ValueError, match=r"RNN input dtype \(float64\) does not match weight dtype \(float32\)"):
             nn.LSTM(3, 2)(X.astype(np.float64))
+
+
+def test_permutations_reorder_the_batch_and_the_deprecated_function_says_so() -> None:
+    order = np.array([1, 0])
+    with pytest.warns(FutureWarning, match="`apply_permutation` is deprecated, please use"):
+        moved = apply_permutation(X[:, :2], order)
+    np.testing.assert_array_equal(moved, X[:, order])
+    h, c = nn.LSTM(3, 2).permute_hidden((X[:, :2], X[:, 2:]), ours.invert_permutation(order))
+    np.testing.assert_array_equal(jnp.stack([h, c]), [X[:, [1, 0]], X[:, [3, 2]]])

@@ -145,7 +145,8 @@ class RNNBase(Module):
         if input.dtype != dtype:
             raise ValueError(
                 f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
-                f"Convert input: input.astype({dtype}), or convert model: model.to({input.dtype})"
+                f"Convert input: input.to({dtype}), or convert model: model.to({input.dtype})"
+                f" (an array is converted by input.astype('{dtype}'))"
             )
         expected = 3 if batch_sizes is None else 2
         if input.ndim != expected:
