@@ -82,11 +82,6 @@ class BasePruningMethod(Derivation, ABC):
             )
         new = cls(*args, **kwargs)
         new._tensor_name = name
-        method: BasePruningMethod = new
-        for number, hook in old:
-            method = hook if isinstance(hook, PruningContainer) else PruningContainer(hook)
-            method.add_pruning_method(new)
-            del module._forward_pre_hooks[number]
         if importance_scores is None:
             importance_scores = orig
         elif tuple(importance_scores.shape) != tuple(orig.shape):
@@ -94,22 +89,20 @@ class BasePruningMethod(Derivation, ABC):
                 f"importance_scores should have the same shape as parameter {name} of {module},"
                 f" got torch.Size({list(importance_scores.shape)}) vs torch.Size({list(orig.shape)})"
             )
-        if old:
-            default_mask = getattr(module, f"{name}_mask")
-        else:
+        scores = as_array(importance_scores)
+        if not old:
+            mask = new.compute_mask(scores, default_mask=jnp.ones_like(as_array(orig)))
             module.register_parameter(f"{name}_orig", orig)
             del module._parameters[name]
-            default_mask = jnp.ones_like(as_array(orig))
-        try:
-            mask = method.compute_mask(as_array(importance_scores), default_mask=default_mask)
             module.register_buffer(f"{name}_mask", mask)
-        except Exception:
-            if not old:
-                module.register_parameter(name, orig)
-                del module._parameters[f"{name}_orig"]
-            raise
-        module.register_forward_pre_hook(method)
-        return method
+            module.register_forward_pre_hook(new)
+            return new
+        number, hook = old[0]
+        container = hook if isinstance(hook, PruningContainer) else PruningContainer(hook)
+        container._add_and_prune(new, module, scores)
+        del module._forward_pre_hooks[number]
+        module.register_forward_pre_hook(container)
+        return container
 
     def prune(self, t: ArrayLike, default_mask: Any = None, importance_scores: Any = None) -> Array:
         """Return an array pruned by this method.
@@ -200,6 +193,16 @@ class PruningContainer(BasePruningMethod):
         partial = method.compute_mask(t[left], default_mask=default_mask[left])
         mask = default_mask.astype(t.dtype)
         return mask.at[left].set(partial.astype(mask.dtype))
+
+    def _add_and_prune(self, method: BasePruningMethod, module: Module, scores: Array) -> None:
+        """Add a method and put its mask into a module; if that fails, leave both as they were."""
+        before, name = self._pruning_methods, f"{self._tensor_name}_mask"
+        self.add_pruning_method(method)
+        try:
+            module.register_buffer(name, self.compute_mask(scores, default_mask=getattr(module, name)))
+        except Exception:
+            self._pruning_methods = before
+            raise
 
 
 class Identity(BasePruningMethod):
