@@ -71,6 +71,7 @@ REFUSED_LAYERS = [
 X, W = z(2, 4, 5, 5), z(4, 3, 3, 3)
 
 REFUSED_CALLS = [
+    ("conv2d", (z(3, 5, 5, dtype="bool"), z(4, 3, 3, 3, dtype="bool")), {}, '"slow_conv2d_cpu" not implemented for'),
     ("conv2d", (z(3, 5), z(4, 3, 3, 3)), {}, "Expected 3D (unbatched) or 4D (batched) input to conv2d"),
     ("conv1d", (z(5), z(4, 3, 3)), {}, "Expected 2D (unbatched) or 3D (batched) input to conv1d"),
     ("conv2d", (z(2, 3, 5, 5), z(4, 2, 3, 3)), {}, "to have 2 channels, but got 3 channels instead"),

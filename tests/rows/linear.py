@@ -40,6 +40,7 @@ REFUSED_LAYERS = [
 ]
 
 REFUSED_CALLS = [
+    ("linear", (z(2, 3, dtype="bool"), z(5, 3, dtype="bool")), {}, '"addmm_impl_cpu_" not implemented for'),
     ("linear", (z(3, 4), z(5, 3)), {}, "shapes cannot be multiplied (3x4 and 3x5)"),
     ("linear", (z(3, 3), z(5, 3), z(4)), {}, "The expanded size of the tensor (5) must match the existing size (4)"),
     ("linear", (z(3, 3, dtype="int32"), z(5, 3)), {}, ("to have dtype", "expected m1 and m2 to have the same")),

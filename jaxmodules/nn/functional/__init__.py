@@ -4,12 +4,12 @@ from jaxmodules.nn.functional.activation import celu as celu
 from jaxmodules.nn.functional.activation import celu_ as celu_
 from jaxmodules.nn.functional.activation import elu as elu
 from jaxmodules.nn.functional.activation import elu_ as elu_
+from jaxmodules.nn.functional.activation import gelu as gelu
 from jaxmodules.nn.functional.activation import hardshrink as hardshrink
 from jaxmodules.nn.functional.activation import hardsigmoid as hardsigmoid
 from jaxmodules.nn.functional.activation import hardswish as hardswish
 from jaxmodules.nn.functional.activation import hardtanh as hardtanh
 from jaxmodules.nn.functional.activation import hardtanh_ as hardtanh_
-from jaxmodules.nn.functional.activation import gelu as gelu
 from jaxmodules.nn.functional.activation import leaky_relu as leaky_relu
 from jaxmodules.nn.functional.activation import leaky_relu_ as leaky_relu_
 from jaxmodules.nn.functional.activation import prelu as prelu
@@ -20,7 +20,10 @@ from jaxmodules.nn.functional.activation import rrelu as rrelu
 from jaxmodules.nn.functional.activation import rrelu_ as rrelu_
 from jaxmodules.nn.functional.activation import selu as selu
 from jaxmodules.nn.functional.activation import selu_ as selu_
+from jaxmodules.nn.functional.activation import sigmoid as sigmoid
+from jaxmodules.nn.functional.activation import softmax as softmax
 from jaxmodules.nn.functional.activation import softshrink as softshrink
+from jaxmodules.nn.functional.activation import tanh as tanh
 from jaxmodules.nn.functional.activation import threshold as threshold
 from jaxmodules.nn.functional.activation import threshold_ as threshold_
 from jaxmodules.nn.functional.activation_smooth import gelu as gelu
@@ -37,9 +40,6 @@ from jaxmodules.nn.functional.activation_smooth import softplus as softplus
 from jaxmodules.nn.functional.activation_smooth import softsign as softsign
 from jaxmodules.nn.functional.activation_smooth import tanh as tanh
 from jaxmodules.nn.functional.activation_smooth import tanhshrink as tanhshrink
-from jaxmodules.nn.functional.activation import sigmoid as sigmoid
-from jaxmodules.nn.functional.activation import softmax as softmax
-from jaxmodules.nn.functional.activation import tanh as tanh
 from jaxmodules.nn.functional.attention import scaled_dot_product_attention as scaled_dot_product_attention
 from jaxmodules.nn.functional.conv import conv1d as conv1d
 from jaxmodules.nn.functional.conv import conv2d as conv2d
@@ -48,10 +48,6 @@ from jaxmodules.nn.functional.conv import conv_tbc as conv_tbc
 from jaxmodules.nn.functional.conv import conv_transpose1d as conv_transpose1d
 from jaxmodules.nn.functional.conv import conv_transpose2d as conv_transpose2d
 from jaxmodules.nn.functional.conv import conv_transpose3d as conv_transpose3d
-from jaxmodules.nn.functional.distance import pairwise_distance as pairwise_distance
-from jaxmodules.nn.functional.dropout import dropout as dropout
-from jaxmodules.nn.functional.fold import fold as fold
-from jaxmodules.nn.functional.fold import unfold as unfold
 from jaxmodules.nn.functional.distance import cosine_similarity as cosine_similarity
 from jaxmodules.nn.functional.distance import normalize as normalize
 from jaxmodules.nn.functional.distance import pairwise_distance as pairwise_distance
@@ -63,6 +59,8 @@ from jaxmodules.nn.functional.dropout import dropout2d as dropout2d
 from jaxmodules.nn.functional.dropout import dropout3d as dropout3d
 from jaxmodules.nn.functional.dropout import feature_alpha_dropout as feature_alpha_dropout
 from jaxmodules.nn.functional.embedding_bag import embedding_bag as embedding_bag
+from jaxmodules.nn.functional.fold import fold as fold
+from jaxmodules.nn.functional.fold import unfold as unfold
 from jaxmodules.nn.functional.linear import bilinear as bilinear
 from jaxmodules.nn.functional.linear import grouped_mm as grouped_mm
 from jaxmodules.nn.functional.linear import linear as linear

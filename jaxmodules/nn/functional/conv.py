@@ -50,6 +50,7 @@ def conv_nd(
 
     Raises:
         RuntimeError: if shapes, sizes or dtypes do not fit together.
+        NotImplementedError: if the input is boolean.
     """
     input, weight, bias = as_array(input), as_array(weight), as_array_or_none(bias)
     _check_ranks(input, weight, rank, f"conv{rank}d")
@@ -58,6 +59,8 @@ def conv_nd(
     pairs = _pad_pairs(padding, stride, dilation, weight.shape[2:])
     _check_operands(input, weight, bias, groups, rank)
     _check_fits(input, weight, pairs, dilation)
+    if input.dtype == bool:
+        check_floating(input, f"slow_conv{max(rank, 2)}d_cpu")
     return _conv(input, weight, bias, stride, pairs, dilation, groups)
 
 
@@ -256,6 +259,7 @@ def conv_tbc(input: ArrayLike, weight: ArrayLike, bias: ArrayLike, pad: int = 0)
 
     Raises:
         RuntimeError: if shapes or dtypes do not fit together.
+        NotImplementedError: if the input is boolean.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -265,6 +269,8 @@ def conv_tbc(input: ArrayLike, weight: ArrayLike, bias: ArrayLike, pad: int = 0)
     """
     input, weight, bias = as_array(input), as_array(weight), as_array(bias)
     _check_tbc(input, weight, bias, pad)
+    if input.dtype == bool:
+        check_floating(input, "addmm_impl_cpu_")
     return _conv_tbc(input, weight, bias, pad)
 
 

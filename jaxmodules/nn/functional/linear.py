@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmodules._shapes import accumulation_dtype, as_array, as_array_or_none
+from jaxmodules._shapes import accumulation_dtype, as_array, as_array_or_none, check_floating
 from jaxmodules._typing import Array, ArrayLike, DType
 
 
@@ -35,6 +35,8 @@ def linear(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -
     """
     input, weight, bias = as_array(input), as_array(weight), as_array_or_none(bias)
     _check_linear(input, weight, bias)
+    if input.dtype == bool:
+        check_floating(input, "addmm_impl_cpu_")
     return _linear(input, weight, bias)
 
 
@@ -55,6 +57,7 @@ def bilinear(input1: ArrayLike, input2: ArrayLike, weight: ArrayLike, bias: Arra
     Raises:
         RuntimeError: if shapes or dtypes do not fit together.
         IndexError: if an array has no axes.
+        NotImplementedError: if the arrays are boolean.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -64,6 +67,8 @@ def bilinear(input1: ArrayLike, input2: ArrayLike, weight: ArrayLike, bias: Arra
     """
     input1, input2, weight, bias = as_array(input1), as_array(input2), as_array(weight), as_array_or_none(bias)
     _check_bilinear(input1, input2, weight, bias)
+    if input1.dtype == bool:
+        check_floating(input1, "bmm")
     return _bilinear(input1, input2, weight, bias)
 
 
@@ -155,8 +160,6 @@ def _check_linear(input: Array, weight: Array, bias: Array | None) -> None:
         raise RuntimeError(f"expected m1 and m2 to have the same dtype, but got: {input.dtype} != {weight.dtype}")
     if bias is not None and bias.dtype != input.dtype:
         raise RuntimeError(f"self and mat2 must have the same dtype, but got {bias.dtype} and {input.dtype}")
-    if input.dtype == bool:
-        raise NotImplementedError("linear() not implemented for 'Bool' (convert it first: input.astype(jnp.float32))")
     if input.shape[-1] != weight.shape[-1]:
         rows = input.size // max(input.shape[-1], 1)
         other = "x".join(map(str, reversed(weight.shape)))

@@ -9,7 +9,6 @@ from jaxmodules.nn.modules.activation import Hardshrink as Hardshrink
 from jaxmodules.nn.modules.activation import Hardsigmoid as Hardsigmoid
 from jaxmodules.nn.modules.activation import Hardswish as Hardswish
 from jaxmodules.nn.modules.activation import Hardtanh as Hardtanh
-from jaxmodules.nn.modules.activation import GELU as GELU
 from jaxmodules.nn.modules.activation import LeakyReLU as LeakyReLU
 from jaxmodules.nn.modules.activation import LogSigmoid as LogSigmoid
 from jaxmodules.nn.modules.activation import LogSoftmax as LogSoftmax
@@ -60,7 +59,6 @@ from jaxmodules.nn.modules.conv import LazyConvTranspose3d as LazyConvTranspose3
 from jaxmodules.nn.modules.distance import CosineSimilarity as CosineSimilarity
 from jaxmodules.nn.modules.distance import PairwiseDistance as PairwiseDistance
 from jaxmodules.nn.modules.dropout import AlphaDropout as AlphaDropout
-from jaxmodules.nn.modules.distance import PairwiseDistance as PairwiseDistance
 from jaxmodules.nn.modules.dropout import Dropout as Dropout
 from jaxmodules.nn.modules.dropout import Dropout1d as Dropout1d
 from jaxmodules.nn.modules.dropout import Dropout2d as Dropout2d
@@ -157,11 +155,11 @@ from jaxmodules.nn.modules.rnn import RNNCell as RNNCell
 from jaxmodules.nn.modules.rnn import RNNCellBase as RNNCellBase
 from jaxmodules.nn.modules.sparse import Embedding as Embedding
 from jaxmodules.nn.modules.sparse import EmbeddingBag as EmbeddingBag
-from jaxmodules.nn.modules.upsampling import Upsample as Upsample
-from jaxmodules.nn.modules.upsampling import UpsamplingBilinear2d as UpsamplingBilinear2d
-from jaxmodules.nn.modules.upsampling import UpsamplingNearest2d as UpsamplingNearest2d
 from jaxmodules.nn.modules.transformer import Transformer as Transformer
 from jaxmodules.nn.modules.transformer import TransformerDecoder as TransformerDecoder
 from jaxmodules.nn.modules.transformer import TransformerDecoderLayer as TransformerDecoderLayer
 from jaxmodules.nn.modules.transformer import TransformerEncoder as TransformerEncoder
 from jaxmodules.nn.modules.transformer import TransformerEncoderLayer as TransformerEncoderLayer
+from jaxmodules.nn.modules.upsampling import Upsample as Upsample
+from jaxmodules.nn.modules.upsampling import UpsamplingBilinear2d as UpsamplingBilinear2d
+from jaxmodules.nn.modules.upsampling import UpsamplingNearest2d as UpsamplingNearest2d

@@ -19,6 +19,7 @@ from jaxmodules.nn.utils.spectral_norm import remove_spectral_norm as remove_spe
 from jaxmodules.nn.utils.spectral_norm import spectral_norm as spectral_norm
 from jaxmodules.nn.utils.weight_norm import remove_weight_norm as remove_weight_norm
 from jaxmodules.nn.utils.weight_norm import weight_norm as weight_norm
+
 """Utilities around modules, under PyTorch's names."""
 
 from jaxmodules.nn.utils import rnn as rnn
