@@ -129,9 +129,8 @@ def recurrent_cell(
     """
     input = as_array(input)
     single = input.ndim == 1
-    weights = _Weights(
-        as_array(weight_ih), as_array(weight_hh), as_array_or_none(bias_ih), as_array_or_none(bias_hh)
-    )  # fmt: skip
+    biases = as_array_or_none(bias_ih), as_array_or_none(bias_hh)
+    weights = _Weights(as_array(weight_ih), as_array(weight_hh), *biases)
     if hx is None:
         zeros = jnp.zeros((*input.shape[:-1], weights.hidden.shape[1]), input.dtype)
         states = (zeros,) * _STATES[mode]
