@@ -4,7 +4,6 @@ from jaxmodules.nn.functional.activation import celu as celu
 from jaxmodules.nn.functional.activation import celu_ as celu_
 from jaxmodules.nn.functional.activation import elu as elu
 from jaxmodules.nn.functional.activation import elu_ as elu_
-from jaxmodules.nn.functional.activation import gelu as gelu
 from jaxmodules.nn.functional.activation import hardshrink as hardshrink
 from jaxmodules.nn.functional.activation import hardsigmoid as hardsigmoid
 from jaxmodules.nn.functional.activation import hardswish as hardswish
@@ -20,10 +19,7 @@ from jaxmodules.nn.functional.activation import rrelu as rrelu
 from jaxmodules.nn.functional.activation import rrelu_ as rrelu_
 from jaxmodules.nn.functional.activation import selu as selu
 from jaxmodules.nn.functional.activation import selu_ as selu_
-from jaxmodules.nn.functional.activation import sigmoid as sigmoid
-from jaxmodules.nn.functional.activation import softmax as softmax
 from jaxmodules.nn.functional.activation import softshrink as softshrink
-from jaxmodules.nn.functional.activation import tanh as tanh
 from jaxmodules.nn.functional.activation import threshold as threshold
 from jaxmodules.nn.functional.activation import threshold_ as threshold_
 from jaxmodules.nn.functional.activation_smooth import gelu as gelu

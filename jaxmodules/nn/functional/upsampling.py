@@ -14,7 +14,7 @@ from jax import lax
 from jaxmodules._shapes import accumulation_dtype, as_array, is_floating
 from jaxmodules._typing import Array, ArrayLike, Shape
 from jaxmodules.nn.functional._resampling import Taps, antialiased_taps, cubic_taps, linear_taps, nearest_places
-from jaxmodules.nn.functional.pooling import adaptive_avg_pool2d
+from jaxmodules.nn.functional.pooling_adaptive import adaptive_avg_pool2d
 
 _Scales = tuple[float | None, ...]
 
@@ -240,7 +240,7 @@ def _output_sizes(
                 f" dimensions of {list(spatial)} and scale_factor of shape {scale_factor}. Please provide input tensor"
                 " in (N, C, d1, d2, ...,dK) format and scale_factor in (s1, s2, ...,sK) format."
             )
-        factors = scale_factor
+        factors: Sequence[Any] = scale_factor
     else:
         factors = (scale_factor,) * len(spatial)
     if not all(isinstance(factor, int | float | np.number) for factor in factors):

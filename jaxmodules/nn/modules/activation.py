@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from jaxmodules._typing import Array, DType
 from jaxmodules.nn import functional as F
@@ -396,37 +396,6 @@ class Softshrink(_Shrink):
     """Apply :func:`~jaxmodules.nn.functional.softshrink` to every element; see :class:`_Shrink` for the argument."""
 
     _function = staticmethod(F.softshrink)
-
-
-class GELU(Module):
-    """Apply :func:`~jaxmodules.nn.functional.gelu` to every element.
-
-    Args:
-        approximate: whether to compute the distribution function by way of the hyperbolic tangent.
-
-    Shape:
-        ``(*) -> (*)``
-
-    Examples:
-        >>> import jax.numpy as jnp
-        >>> from jaxmodules import nn
-        >>> nn.GELU()(jnp.zeros(2)).tolist()
-        [0.0, 0.0]
-    """
-
-    approximate: Literal["none", "tanh"]
-
-    def __init__(self, approximate: Literal["none", "tanh"] = "none") -> None:
-        super().__init__()
-        self.approximate = approximate
-
-    def forward(self, input: Array) -> Array:
-        """Apply the function to ``input``."""
-        return F.gelu(input, approximate=self.approximate)
-
-    def extra_repr(self) -> str:
-        """Show the approximation."""
-        return f"approximate={self.approximate!r}"
 
 
 class LeakyReLU(Module):

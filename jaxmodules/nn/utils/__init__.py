@@ -3,6 +3,7 @@
 from jaxmodules.nn.utils import parametrizations as parametrizations
 from jaxmodules.nn.utils import parametrize as parametrize
 from jaxmodules.nn.utils import prune as prune
+from jaxmodules.nn.utils import rnn as rnn
 from jaxmodules.nn.utils.clip_grad import clip_grad_norm as clip_grad_norm
 from jaxmodules.nn.utils.clip_grad import clip_grad_norm_ as clip_grad_norm_
 from jaxmodules.nn.utils.clip_grad import clip_grad_value_ as clip_grad_value_
@@ -19,7 +20,3 @@ from jaxmodules.nn.utils.spectral_norm import remove_spectral_norm as remove_spe
 from jaxmodules.nn.utils.spectral_norm import spectral_norm as spectral_norm
 from jaxmodules.nn.utils.weight_norm import remove_weight_norm as remove_weight_norm
 from jaxmodules.nn.utils.weight_norm import weight_norm as weight_norm
-
-"""Utilities around modules, under PyTorch's names."""
-
-from jaxmodules.nn.utils import rnn as rnn
