@@ -14,7 +14,7 @@ from jax import lax
 from jaxmodules._shapes import accumulation_dtype, as_array, is_floating
 from jaxmodules._typing import Array, ArrayLike, Shape
 from jaxmodules.nn.functional._resampling import Taps, antialiased_taps, cubic_taps, linear_taps, nearest_places
-from jaxmodules.nn.functional.pooling_adaptive import adaptive_avg_pool2d
+from jaxmodules.nn.functional.pooling_adaptive import adaptive_avg_pool_nd
 
 _Scales = tuple[float | None, ...]
 
@@ -77,7 +77,7 @@ def interpolate(
         )
     _check_mode(input, mode, align_corners, antialias)
     if mode == "area":
-        return adaptive_avg_pool2d(input, sizes)
+        return adaptive_avg_pool_nd(input, sizes, rank=len(sizes))
     _check_sizes(input, sizes)
     _check_dtype(input, mode)
     if input.dtype == np.uint8 and mode in _RANKS:
@@ -219,34 +219,30 @@ def _contract(input: Array, axis: int, matrix: np.ndarray) -> Array:
 
 
 def _output_sizes(
-    input: Array, size: Any, scale_factor: Any, recompute_scale_factor: bool | None, mode: str
+    input: Array, size: Any, factors: Any, recompute_scale_factor: bool | None, mode: str
 ) -> tuple[Shape, _Scales]:
     """Return the spatial sizes of the output, and the factors that its positions follow from, where not the sizes."""
     spatial = input.shape[2:]
-    if size is not None and scale_factor is not None:
+    if size is not None and factors is not None:
         raise ValueError(
-            f"only one of size or scale_factor should be defined, but got size={size} and scale_factor={scale_factor}"
+            f"only one of size or scale_factor should be defined, but got size={size} and scale_factor={factors}"
         )
-    if size is None and scale_factor is None:
+    if size is None and factors is None:
         raise ValueError("either size or scale_factor should be defined")
     if size is not None:
         if recompute_scale_factor:
             raise ValueError(f"recompute_scale_factor is not meaningful with an explicit size, got size={size}")
         return _given_sizes(spatial, size), (None,) * len(spatial)
-    if isinstance(scale_factor, list | tuple):
-        if len(scale_factor) != len(spatial):
-            raise ValueError(
-                "Input and scale_factor must have the same number of spatial dimensions, but got input with spatial"
-                f" dimensions of {list(spatial)} and scale_factor of shape {scale_factor}. Please provide input tensor"
-                " in (N, C, d1, d2, ...,dK) format and scale_factor in (s1, s2, ...,sK) format."
-            )
-        factors: Sequence[Any] = scale_factor
-    else:
-        factors = (scale_factor,) * len(spatial)
-    if not all(isinstance(factor, int | float | np.number) for factor in factors):
-        raise TypeError(
-            f"scale_factor must be a number or a sequence of numbers, but got scale_factor={scale_factor!r}"
+    if not isinstance(factors, list | tuple):
+        factors = (factors,) * len(spatial)
+    if len(factors) != len(spatial):
+        raise ValueError(
+            "Input and scale_factor must have the same number of spatial dimensions, but got input with spatial"
+            f" dimensions of {list(spatial)} and scale_factor of shape {factors}. Please provide input tensor"
+            " in (N, C, d1, d2, ...,dK) format and scale_factor in (s1, s2, ...,sK) format."
         )
+    if not all(isinstance(factor, int | float | np.number) for factor in factors):
+        raise TypeError(f"scale_factor must be a number or a sequence of numbers, but got {factors!r}")
     factors = tuple(map(float, factors))
     sizes = tuple(int(length * factor) for length, factor in zip(spatial, factors, strict=True))
     return sizes, (None,) * len(spatial) if recompute_scale_factor or mode == "area" else factors
