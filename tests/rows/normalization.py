@@ -54,6 +54,8 @@ CALLS = [
     Call("layer_norm", dict(input=(2, 3, 4), weight=(4,), bias=(4,)), dict(normalized_shape=(4,))),
     Call("layer_norm", dict(input=(2, 3, 4), weight=(3, 4)), dict(normalized_shape=[3, 4], eps=0.1)),
     Call("layer_norm", dict(input=(2, 3)), dict(normalized_shape=(3,))),
+    Call("batch_norm", dict(input=(0,), running_mean=(0,), running_var=(0,))),
+    Call("batch_norm", dict(input=(0, 3), weight=(3,)), dict(running_mean=None, running_var=None, training=True)),
     Call("layer_norm", dict(input=(0, 3), weight=(3,)), dict(normalized_shape=(3,))),
     Call("instance_norm", dict(input=(2, 3, 5))),
     Call("instance_norm", dict(input=(2, 3, 5, 4), weight=(3,), bias=(3,)), dict(eps=0.1)),

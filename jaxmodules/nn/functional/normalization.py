@@ -353,6 +353,8 @@ def _normalize_by_running(
     bias: Array | None,
     eps: float,
 ) -> Array:
+    if not input.size:
+        return input
     shape, dtype = _channels(input.ndim), accumulation_dtype(input.dtype)
     centred = input.astype(dtype) - running_mean.astype(dtype).reshape(shape)
     inverse = lax.rsqrt(running_var.astype(dtype) + eps).reshape(shape)
