@@ -1,5 +1,6 @@
 """Max pooling over windows at random places."""
 
+import operator
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -178,7 +179,7 @@ def _ratio_sizes(input: Array, output_ratio: Ratios | None, rank: int, name: str
 
 
 def _sizes(value: Sizes, rank: int, name: str) -> Shape:
-    sizes = tuple(value) if isinstance(value, Sequence) else (value,) * rank
+    sizes = tuple(map(operator.index, value if isinstance(value, Sequence) else (value,) * rank))
     if len(sizes) != rank:
         words = "tuple of Ints" if rank == 2 else "tuple of three Ints"
         raise RuntimeError(f"{name} must either be a single Int or {words}, got {value!r}")

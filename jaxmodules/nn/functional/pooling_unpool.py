@@ -1,6 +1,7 @@
 """Putting pooled elements back where they came from."""
 
 import math
+import operator
 from collections.abc import Sequence
 from functools import partial
 
@@ -142,7 +143,7 @@ def _put_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, 
 
 
 def _sizes(value: Sizes, rank: int, name: str) -> Shape:
-    sizes = tuple(value) if isinstance(value, Sequence) else (value,) * rank
+    sizes = tuple(map(operator.index, value if isinstance(value, Sequence) else (value,) * rank))
     if len(sizes) != rank:
         raise IndexError(f"tuple index out of range: {name} must be an int or a tuple of {rank}, got {value!r}")
     return sizes
@@ -160,7 +161,7 @@ def _output_sizes(
     if output_size is not None:
         if not isinstance(output_size, Sequence):
             raise TypeError(f"output_size must be a sequence of {rank} or {rank + 2} ints, got {output_size!r}")
-        wanted = tuple(output_size[2:] if len(output_size) == rank + 2 else output_size)
+        wanted = tuple(map(operator.index, output_size[2:] if len(output_size) == rank + 2 else output_size))
         if len(wanted) != rank:
             raise ValueError(
                 f"output_size should be a sequence containing {rank} or {rank + 2} elements,"
