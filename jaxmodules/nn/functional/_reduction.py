@@ -123,7 +123,7 @@ def check_mean(dtype: DType, reduction: str) -> None:
         )
 
 
-def check_broadcast(input: Array, target: Array) -> None:
+def check_broadcast(input: Array | jax.ShapeDtypeStruct, target: Array | jax.ShapeDtypeStruct) -> None:
     """Raise PyTorch's error where two shapes do not broadcast.
 
     Raises:

@@ -69,7 +69,8 @@ def cosine_embedding_loss(
         )
     check_broadcast(input1, input2)
     if target.ndim:
-        check_broadcast(target, jnp.empty(jnp.broadcast_shapes(input1.shape, input2.shape)[:-1]))
+        rows = jnp.broadcast_shapes(input1.shape, input2.shape)[:-1]
+        check_broadcast(target, jax.ShapeDtypeStruct(rows, target.dtype))
     dtype = floating_dtype(input1, input2)
     return _cosine_embedding_loss(input1, input2, target, margin, reduction, dtype)
 
