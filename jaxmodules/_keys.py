@@ -60,13 +60,14 @@ FOREIGN = sys.stdlib_module_names | {"jax", "jaxlib", "numpy", "optax", "jaxmodu
 
 
 def is_record(value: Any) -> bool:
-    """Tell whether an object is plain data of the user's: compared by the content of its attributes."""
+    """Tell whether an object is plain data, the user's or marked so: compared by the content of its attributes."""
     kind = type(value)
     if kind.__module__ in ("argparse", "types"):
         return isinstance(value, types.SimpleNamespace) or kind.__name__ == "Namespace"
     opaque = types.FunctionType | types.BuiltinFunctionType | type | types.ModuleType | enum.Enum
     has_attributes = hasattr(value, "__dict__") or dataclasses.is_dataclass(kind)
-    return has_attributes and not isinstance(value, opaque) and _home(kind) not in FOREIGN
+    is_plain = _home(kind) not in FOREIGN or getattr(kind, "compared_by_content", False)
+    return has_attributes and not isinstance(value, opaque) and is_plain
 
 
 def _is_frozen(kind: type) -> bool:

@@ -56,6 +56,8 @@ class Derivation:
     A value assigned by hand stands until the next call, as it does in PyTorch.
     """
 
+    compared_by_content = True  # modules with equal hooks share compiled programs, and can be stacked
+
     @property
     def derived_name(self) -> str:
         """The name of the attribute."""

@@ -29,13 +29,13 @@ def as_matrix(weight: Array, dim: int) -> Array:
     return jnp.moveaxis(weight, dim, 0).reshape(weight.shape[dim], -1)
 
 
-@jax.jit
+@partial(jax.jit, inline=True)
 def unit_vector(x: Array, eps: float) -> Array:
     """Return ``x`` divided by its norm, or by ``eps`` if that is larger."""
     return _unit(x.astype(accumulation_dtype(x.dtype)), eps).astype(x.dtype)
 
 
-@partial(jax.jit, static_argnames=("dim", "iterations", "starts_with_u"))
+@partial(jax.jit, static_argnames=("dim", "iterations", "starts_with_u"), inline=True)
 def power_iteration(
     weight: Array, u: Array, v: Array, *, dim: int, iterations: int, eps: float, starts_with_u: bool
 ) -> tuple[Array, Array]:
@@ -55,7 +55,7 @@ def power_iteration(
     return new_u.astype(u.dtype), new_v.astype(v.dtype)
 
 
-@partial(jax.jit, static_argnames=("dim",))
+@partial(jax.jit, static_argnames=("dim",), inline=True)
 def divide_by_sigma(weight: Array, u: Array, v: Array, *, dim: int) -> Array:
     """Return ``weight`` divided by the singular value that belongs to ``u`` and ``v``."""
     dtype = accumulation_dtype(weight.dtype)

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxmodules._mt19937 import HostStream, empty
+from jaxmodules._mt19937 import HostStream
 from jaxmodules._typing import DType
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.random import Generator, bind_generator
@@ -14,19 +14,19 @@ _M = TypeVar("_M", bound=Module)
 
 
 class _Blank(HostStream):
-    """Return memory as it is instead of samples."""
+    """Return untouched memory instead of samples."""
 
     def uniform(
         self, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0, dtype: DType = np.float32
     ) -> np.ndarray:
-        """Return an array of anything."""
-        return empty(tuple(shape), np.dtype(dtype))
+        """Return zeros."""
+        return np.zeros(shape, dtype)
 
     def normal(
         self, shape: tuple[int, ...], mean: float = 0.0, std: float = 1.0, dtype: DType = np.float32
     ) -> np.ndarray:
-        """Return an array of anything."""
-        return empty(tuple(shape), np.dtype(dtype))
+        """Return zeros."""
+        return np.zeros(shape, dtype)
 
 
 def skip_init(module_cls: type[_M], *args: Any, **kwargs: Any) -> _M:

@@ -75,7 +75,7 @@ class _Orthogonal(Module):
         return reflectors.mT if tall is not Q else reflectors
 
 
-@partial(jax.jit, static_argnames=("orthogonal_map",))
+@partial(jax.jit, static_argnames=("orthogonal_map",), inline=True)
 def _orthogonal(X: Array, base: Array | None, orthogonal_map: _OrthMaps) -> Array:
     is_wide = X.shape[-2] < X.shape[-1]
     X = X.mT if is_wide else X
@@ -112,7 +112,7 @@ def _householder(X: Array) -> Array:
     return (identity - V @ solved) * lax.stop_gradient(jnp.trunc(diagonal))[..., None, :]
 
 
-@partial(jax.jit, static_argnames=("is_complete",))
+@partial(jax.jit, static_argnames=("is_complete",), inline=True)
 def _nearest_orthogonal(Q: Array, is_complete: bool) -> Array:
     """Return ``Q`` if its columns are orthonormal and the matrix was not completed, else its QR factor."""
     factor, upper = jnp.linalg.qr(Q)
@@ -127,7 +127,7 @@ def _nearest_orthogonal(Q: Array, is_complete: bool) -> Array:
     return jnp.where(jnp.all(error <= jnp.broadcast_to(tolerance, error.shape)), Q, made)
 
 
-@jax.jit
+@partial(jax.jit, inline=True)
 def _reflectors(Q: Array) -> Array:
     """Return the reflections whose product is the QR factor of ``Q``, with its signs on the diagonal."""
     packed, tau = jnp.linalg.qr(Q, mode="raw")

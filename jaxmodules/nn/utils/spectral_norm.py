@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 
 from jaxmodules._shapes import as_array
+from jaxmodules._tracing import epoch
 from jaxmodules._typing import Array
 from jaxmodules.nn.modules._hooks import Derivation
 from jaxmodules.nn.modules.module import Module
@@ -44,6 +45,7 @@ class SpectralNorm(Derivation):
             )
         self.n_power_iterations = n_power_iterations
         self.eps = eps
+        self._is_called = False  # until then the weight reads as the original
 
     @staticmethod
     def apply(module: Module, name: str, n_power_iterations: int, dim: int, eps: float) -> "SpectralNorm":
@@ -64,7 +66,6 @@ class SpectralNorm(Derivation):
         u, v = (unit_vector(to_jax(normal_values((n,), dtype=weight.dtype)), eps) for n in (height, width))
         delattr(module, name)
         module.register_parameter(f"{name}_orig", weight)
-        setattr(module, name, weight.value)  # what the attribute reads until the first call
         module.register_buffer(f"{name}_u", u)
         module.register_buffer(f"{name}_v", v)
         module.register_forward_pre_hook(hook)
@@ -98,6 +99,9 @@ class SpectralNorm(Derivation):
     def __call__(self, module: Module, inputs: Any) -> None:
         """Improve the estimate, if the module is in training mode."""
         super().__call__(module, inputs)
+        if not self._is_called:
+            self._is_called = True
+            epoch.count += 1
         if module.training:
             self.compute_weight(module, do_power_iteration=True)
 
@@ -107,7 +111,9 @@ class SpectralNorm(Derivation):
         return self.name
 
     def derive(self, module: Any) -> Array:
-        """Return the normalised weight of a module."""
+        """Return the normalised weight of a module, or the original if it has never been called."""
+        if not self._is_called:
+            return as_array(getattr(module, f"{self.name}_orig"))
         return self.compute_weight(module, do_power_iteration=False)
 
     def _solve_v_and_rescale(self, weight_mat: Array, u: Array, target_sigma: Array) -> Array:

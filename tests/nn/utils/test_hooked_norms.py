@@ -204,3 +204,30 @@ def test_module_lists_nothing_but_its_state() -> None:
     assert hasattr(net, "weight") and "weight" not in vars(net)
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(net)]
     assert names == [".bias", ".weight_g", ".weight_v"]
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_modules_with_equal_hooks_share_a_program_and_can_be_stacked(kind: str) -> None:
+    nets, x, traces = [apply(nn, kind, nn.Linear(2, 3)).eval() for _ in range(2)], jnp.ones((4, 2)), []
+
+    @jm.jit
+    def call(net, x):
+        traces.append(1)
+        return net(x)
+
+    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets)
+    outputs = [net(x) for net in nets]
+    for net, output in zip(nets, outputs, strict=True):
+        np.testing.assert_allclose(call(net, x), output, rtol=1e-5)
+    assert len(traces) == 1
+    stacked = jm.vmap(lambda net, x: net(x), in_axes=(0, None))(stack, x)
+    np.testing.assert_allclose(stacked, jnp.stack(outputs), rtol=1e-5)
+
+
+def test_compiled_read_of_the_weight_is_not_stale() -> None:
+    net = nn.utils.spectral_norm(nn.Linear(2, 3))
+    read = jm.jit(lambda net: net.weight)
+    np.testing.assert_array_equal(read(net), net.weight_orig.value)
+    net.eval()(jnp.ones((1, 2)))
+    np.testing.assert_allclose(read(net), net.weight, rtol=1e-6)
+    assert not np.allclose(net.weight, net.weight_orig.value)
