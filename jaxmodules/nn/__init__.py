@@ -21,12 +21,6 @@ from jaxmodules.nn.modules import AdaptiveMaxPool1d as AdaptiveMaxPool1d
 from jaxmodules.nn.modules import AdaptiveMaxPool2d as AdaptiveMaxPool2d
 from jaxmodules.nn.modules import AdaptiveMaxPool3d as AdaptiveMaxPool3d
 from jaxmodules.nn.modules import AlphaDropout as AlphaDropout
-from jaxmodules.nn.modules import AdaptiveAvgPool1d as AdaptiveAvgPool1d
-from jaxmodules.nn.modules import AdaptiveAvgPool2d as AdaptiveAvgPool2d
-from jaxmodules.nn.modules import AdaptiveAvgPool3d as AdaptiveAvgPool3d
-from jaxmodules.nn.modules import AdaptiveMaxPool1d as AdaptiveMaxPool1d
-from jaxmodules.nn.modules import AdaptiveMaxPool2d as AdaptiveMaxPool2d
-from jaxmodules.nn.modules import AdaptiveMaxPool3d as AdaptiveMaxPool3d
 from jaxmodules.nn.modules import AvgPool1d as AvgPool1d
 from jaxmodules.nn.modules import AvgPool2d as AvgPool2d
 from jaxmodules.nn.modules import AvgPool3d as AvgPool3d
@@ -75,8 +69,6 @@ from jaxmodules.nn.modules import Hardswish as Hardswish
 from jaxmodules.nn.modules import Hardtanh as Hardtanh
 from jaxmodules.nn.modules import HingeEmbeddingLoss as HingeEmbeddingLoss
 from jaxmodules.nn.modules import HuberLoss as HuberLoss
-from jaxmodules.nn.modules import FractionalMaxPool2d as FractionalMaxPool2d
-from jaxmodules.nn.modules import FractionalMaxPool3d as FractionalMaxPool3d
 from jaxmodules.nn.modules import Identity as Identity
 from jaxmodules.nn.modules import InstanceNorm1d as InstanceNorm1d
 from jaxmodules.nn.modules import InstanceNorm2d as InstanceNorm2d
