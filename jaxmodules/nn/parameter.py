@@ -349,6 +349,8 @@ class UninitializedBuffer(Buffer, Awaited):
         persistent: whether it is part of the module's ``state_dict``.
     """
 
+    cls_to_become: Any = jax.Array
+
     def __init__(
         self, requires_grad: bool = False, device: Any = None, dtype: Any = None, persistent: bool = True
     ) -> None:
