@@ -161,12 +161,6 @@ REFUSED_LAYERS = [
     ("MSELoss", (), dict(reduction="foo"), ((2, 3), (2, 3)), "foo is not a valid value for reduction"),
     ("HuberLoss", (), dict(delta="1"), None, "delta must be a float or int"),
     ("MultiMarginLoss", (3,), {}, None, "only p == 1 and p == 2 supported"),
-    (
-        "MultiMarginLoss",
-        (),
-        None,
-        ("", "expected weight to be None or 1D"),
-    ),
     ("TripletMarginLoss", (0.0,), {}, None, "TripletMarginLoss: expected margin to be greater than 0, got 0.0 instead"),
     ("TripletMarginWithDistanceLoss", (), dict(margin=-1), None, "expected margin to be greater than 0, got -1"),
     (
