@@ -48,6 +48,7 @@ CALLS = [
     Call(SDPA, GROUPS | dict(attn_mask=fixed(SEEN)), dict(enable_gqa=True)),
     Call(SDPA, GROUPS | dict(value=(2, 1, 5, 7)), dict(enable_gqa=True)),
     Call(SDPA, dict(query=(3, 4), key=(0, 4), value=(0, 2))),
+    Call(SDPA, dict(query=(2, 3), key=(1, 3), value=(1, 5), attn_mask=fixed([[True], [False]]))),
     Call(MHA, FIRST | WEIGHTS, SETTINGS),
     Call(MHA, FIRST | WEIGHTS | dict(bias_k=(1, 1, 4), bias_v=(1, 1, 4), attn_mask=(4, 5, 6)),
          {name: value for name, value in SETTINGS.items() if name[:4] != "bias"} | dict(add_zero_attn=True)),

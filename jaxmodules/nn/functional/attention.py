@@ -81,7 +81,10 @@ def _flash_or_plain(query: Array, key: Array, value: Array, scale: float, is_cau
         return average_values(attention_weights(query, key, None, scale, is_causal), value)
 
     def flash(query: Array, key: Array, value: Array) -> Array:
-        q, k, v = (x.reshape(-1, *x.shape[-3:]).swapaxes(1, 2) for x in (query, key, value))  # (N, L, H, E)
+        # vmap of the kernel fails unless it maps all three, which what is never taken makes sure of
+        never = query.ravel()[0] + key.ravel()[0] + value.ravel()[0]
+        q, k, v = (jnp.where(False, never, x) for x in (query, key, value))
+        q, k, v = (x.reshape(-1, *x.shape[-3:]).swapaxes(1, 2) for x in (q, k, v))  # (N, L, H, E)
         output = jax.nn.dot_product_attention(q, k, v, scale=scale, is_causal=is_causal, implementation="cudnn")
         return output.swapaxes(1, 2).reshape(query.shape)
 
@@ -108,15 +111,26 @@ def attention_weights(
     """Return the weights ``(*, L, S)``, those of a row without keys being zeros where ``is_safe``, else NaN."""
     dtype = accumulation_dtype(query.dtype)
     scores = _batched("...le,...se->...ls", query, key, dtype) * jnp.asarray(scale, dtype)
+    if scores.shape[-1] == 0:
+        return scores.astype(query.dtype)
+    alive = None
     if is_causal:
         rows, columns = (lax.broadcasted_iota(np.int32, scores.shape[-2:], axis) for axis in (0, 1))
         mask = rows >= columns
+    elif mask is not None and is_safe:
+        mask, alive = _open_dead_rows(jnp.atleast_1d(mask))
     if mask is not None:
         mask = jnp.broadcast_to(mask, scores.shape)
         scores = jnp.where(mask, scores, -jnp.inf) if mask.dtype == np.bool_ else scores + mask.astype(dtype)
-    if scores.shape[-1] == 0:
-        return scores.astype(query.dtype)
-    return (_safe_softmax(scores) if is_safe else jax.nn.softmax(scores)).astype(query.dtype)
+    weights = _softmax(scores).astype(query.dtype)
+    return weights if alive is None else jnp.where(jnp.broadcast_to(alive, weights.shape), weights, 0)
+
+
+def _open_dead_rows(mask: Array) -> tuple[Array, Array]:
+    """Let rows that see no key see all, so that softmax has derivatives there; tell which rows are not of these."""
+    is_bool = mask.dtype == np.bool_
+    alive = jnp.any(mask if is_bool else mask != -jnp.inf, -1, keepdims=True)
+    return jnp.where(alive, mask, jnp.array(is_bool, mask.dtype)), alive
 
 
 @partial(jax.jit, inline=True)
@@ -138,17 +152,17 @@ def _batched(equation: str, queries: Array, keys: Array, dtype: np.dtype) -> Arr
 
 
 @jax.custom_jvp
-def _safe_softmax(scores: Array) -> Array:
-    peak = jnp.max(scores, -1, keepdims=True)
-    powers = jnp.exp(scores - jnp.where(peak == -jnp.inf, 0, peak))
-    total = powers.sum(-1, keepdims=True)
-    return powers / jnp.where(total == 0, 1, total)
+def _softmax(scores: Array) -> Array:
+    powers = jnp.exp(scores - jnp.max(scores, -1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
 
 
-@_safe_softmax.defjvp
-def _safe_softmax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    weights = _safe_softmax(*primals)
-    return weights, weights * (tangents[0] - (weights * tangents[0]).sum(-1, keepdims=True))
+@_softmax.defjvp
+def _softmax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    weights = _softmax(*primals)
+    weighted = weights * tangents[0]
+    # not the product with a difference, which XLA compiles to more passes over memory
+    return weights, weighted - weights * weighted.sum(-1, keepdims=True)
 
 
 def _check_types(query: Array, key: Array, value: Array, mask: Array | None) -> None:
