@@ -247,7 +247,7 @@ class RandomUnstructured(BasePruningMethod):
 
 
 class L1Unstructured(BasePruningMethod):
-    """Prune the elements of the lowest absolute values.
+    """Prune the elements of the lowest absolute values; of equal ones the first, where PyTorch takes any.
 
     Args:
         amount: how many, or as a float between 0 and 1 which share.
