@@ -98,3 +98,16 @@ def check_floating(value: Array, name: str) -> None:
 def accumulation_dtype(dtype: DType) -> np.dtype:
     """Return the type that sums of ``dtype`` run in: ``float32`` for the short floating point types."""
     return np.dtype(np.float32) if is_floating(dtype) and np.dtype(dtype).itemsize < 4 else np.dtype(dtype)
+
+
+_SCALAR_TYPES = {
+    "float32": "Float", "float64": "Double", "float16": "Half", "bfloat16": "BFloat16", "int64": "Long", "int32": "Int",
+    "int16": "Short", "int8": "Char", "uint8": "Byte", "bool": "Bool", "complex64": "ComplexFloat",
+    "complex128": "ComplexDouble",
+}  # fmt: skip
+
+
+def scalar_type(dtype: DType) -> str:
+    """Name a dtype as PyTorch's kernels do in their messages."""
+    name = np.dtype(dtype).name
+    return _SCALAR_TYPES.get(name, name)

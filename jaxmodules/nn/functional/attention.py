@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmodules._shapes import accumulation_dtype, as_array, as_array_or_none, is_floating
+from jaxmodules._shapes import accumulation_dtype, as_array, as_array_or_none, is_floating, scalar_type
 from jaxmodules._typing import Array, ArrayLike, Shape
 from jaxmodules.nn.functional.dropout import dropout
 
@@ -179,7 +179,9 @@ def _check_types(query: Array, key: Array, value: Array, mask: Array | None) -> 
     if jnp.issubdtype(query.dtype, np.complexfloating):
         raise NotImplementedError(f'"softmax_lastdim_kernel_impl" not implemented for {query.dtype.name!r}')
     if not is_floating(query.dtype):
-        raise RuntimeError(f"expected scalar type Float but found {query.dtype}: convert query, key and value first")
+        raise RuntimeError(
+            f"expected scalar type Float but found {scalar_type(query.dtype)}: convert query, key and value first"
+        )
     if mask is not None and mask.dtype not in (np.bool_, np.float32, query.dtype):
         raise RuntimeError(
             "Expected attn_mask dtype to be bool or float or to match query dtype, but got"

@@ -14,6 +14,7 @@ from jaxmodules._shapes import (
     host_value,
     is_floating,
     is_integer,
+    scalar_type,
 )
 from jaxmodules._typing import Array, ArrayLike, DType
 from jaxmodules.nn.functional._reduction import resolve_reduction
@@ -232,4 +233,6 @@ def _check_weight(input: Array | jax.ShapeDtypeStruct, weight: Array | None) -> 
             f" but got weight tensor of shape: {list(weight.shape)}"
         )
     if weight.dtype != input.dtype:
-        raise RuntimeError(f"expected scalar type {input.dtype} but found {weight.dtype} in weight")
+        raise RuntimeError(
+            f"expected scalar type {scalar_type(input.dtype)} but found {scalar_type(weight.dtype)} in weight"
+        )

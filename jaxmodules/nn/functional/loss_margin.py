@@ -12,6 +12,7 @@ from jaxmodules._shapes import (
     check_floating,
     host_value,
     is_integer,
+    scalar_type,
 )
 from jaxmodules._typing import Array, ArrayLike
 from jaxmodules.nn.functional._reduction import (
@@ -214,7 +215,9 @@ def multi_margin_loss(
     check_floating(input, "multi_margin_loss_cpu_kernel")
     _check_labels(target)
     if weight is not None and weight.dtype != input.dtype:
-        raise RuntimeError(f"expected scalar type {input.dtype} but found {weight.dtype} in weight")
+        raise RuntimeError(
+            f"expected scalar type {scalar_type(input.dtype)} but found {scalar_type(weight.dtype)} in weight"
+        )
     values = host_value(target)
     if values is not None and ((values < 0) | (values >= classes)).any():
         raise RuntimeError(f"target out of range: expected classes in [0, {classes - 1}], got {values.tolist()}")
@@ -382,4 +385,4 @@ def _check_scores(input: Array) -> None:
 
 def _check_labels(target: Array) -> None:
     if not is_integer(target.dtype):
-        raise RuntimeError(f"expected scalar type Long but found {target.dtype} (use an integer type for labels)")
+        raise RuntimeError(f"expected scalar type Long but found {scalar_type(target.dtype)}: labels are integers")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmodules._shapes import accumulation_dtype, as_array, check_floating, is_floating
+from jaxmodules._shapes import accumulation_dtype, as_array, check_floating, is_floating, scalar_type
 from jaxmodules._typing import Array, ArrayLike, Shape
 
 _MODES = ("bilinear", "nearest", "bicubic")
@@ -262,5 +262,6 @@ def _check_grid(input: Array, grid: Array, mode: str) -> None:
     check_floating(input, "grid_sampler")
     if input.dtype != grid.dtype:
         raise RuntimeError(
-            f"expected scalar type {input.dtype.name} but found {grid.dtype.name}: input and grid must be of one type"
+            f"expected scalar type {scalar_type(input.dtype)} but found {scalar_type(grid.dtype)}:"
+            " input and grid must be of one type"
         )
