@@ -78,7 +78,7 @@ def resnet18(params: Arrays, state: Arrays, x: Array) -> tuple[Array, Arrays]:
     return _linear(params, "13.", x.mean((2, 3))), new
 
 
-MODELS = {"mlp": mlp, "lenet": lenet, "transformer": transformer, "lstm": lstm, "resnet18": resnet18}
+MODELS = {"MLP": mlp, "Transformer": transformer, "LSTM": lstm, "LeNet": lenet, "ResNet-18": resnet18}
 
 
 def _linear(params: Arrays, prefix: str, x: Array) -> Array:

@@ -11,8 +11,8 @@ import numpy as np
 class Task:
     """A model and a batch: ``build`` takes a library's ``nn`` and returns a model that maps ``x`` to scores."""
 
-    title: str
     name: str
+    title: str
     build: Callable[[Any], Any]
     input_shape: tuple[int, ...]
     classes: int
@@ -89,10 +89,9 @@ def _resnet18(nn: Any) -> Any:
 STAGES = ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))  # channels in and out, stride
 
 TASKS = [
-    Task("MLP 784-512-512-10, batch 128", "mlp", _mlp, (128, 784), 10),
-    Task("TransformerEncoder, 4 layers of 256, 4 heads, 128 tokens, batch 8", "transformer", _transformer,
-         (8, 128, 256), 10),
-    Task("LSTM 128 to 256, 64 steps, batch 32", "lstm", _lstm, (32, 64, 128), 10),
-    Task("LeNet, 28x28, batch 64", "lenet", _lenet, (64, 1, 28, 28), 10),
-    Task("ResNet-18, 32x32, batch 32", "resnet18", _resnet18, (32, 3, 32, 32), 10),
+    Task("MLP", "784-512-512-10, batch 128", _mlp, (128, 784), 10),
+    Task("Transformer", "encoder, 4 layers of 256, 4 heads, 128 tokens, batch 8", _transformer, (8, 128, 256), 10),
+    Task("LSTM", "128 to 256, 64 steps, batch 32", _lstm, (32, 64, 128), 10),
+    Task("LeNet", "28x28, batch 64", _lenet, (64, 1, 28, 28), 10),
+    Task("ResNet-18", "32x32, batch 32", _resnet18, (32, 3, 32, 32), 10),
 ]  # fmt: skip

@@ -1,6 +1,8 @@
 """Measure the training step of small models beside hand-written JAX and PyTorch."""
 
+import functools
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,28 +38,33 @@ def run(rounds: int, seconds: float) -> None:
         if not np.allclose(list(first.values()), first["raw JAX"], rtol=1e-4):
             raise RuntimeError(f"{task.title}: the sides should have the same loss, got {first}")
         times = interleave(sides, rounds, seconds)
-        flops = ours.cost() / raw.cost()
-        beside = [f"{ratio(times, 'jm.jit', name):.2f}" if name in times else "not installed" for name in ("PyTorch",)]
         medians = [in_units(statistics.median(times[name])) for name in sides]
+        costs = [f"{ours.cost(what) / raw.cost(what):.3f}" for what in ("flops", "bytes accessed")]
+        beside = f"{ratio(times, 'jm.jit', 'PyTorch'):.2f}" if "PyTorch" in times else ""
         medians += [""] * (3 - len(medians))
-        rows.append((task.title, *medians, judge(ratio(times, "jm.jit", "raw JAX"), BAR), f"{flops:.3f}", *beside))
+        rows.append((task.name, *medians, judge(ratio(times, "jm.jit", "raw JAX"), BAR), *costs, beside))
     show(
-        "Training step, SGD with momentum",
-        ("model", "jm.jit", "raw JAX", "PyTorch, 2 threads", "/ raw JAX", "FLOPs / raw JAX", "/ PyTorch"),
+        "Training step, SGD with momentum; PyTorch eager on two threads",
+        ("model", "jm.jit", "raw JAX", "PyTorch", "/ raw JAX", "FLOPs", "bytes", "/ PyTorch"),
         rows,
+        "\n".join(f"{task.name}: {task.title}" for task in TASKS),
     )
 
 
 class Step:
-    """A compiled step that keeps its state, and the FLOPs of its program."""
+    """A compiled step that keeps its state, and the costs of its program."""
 
-    def __init__(self, step: Side, lowered: Any) -> None:
+    def __init__(self, step: Side, lower: Callable[[], jax.stages.Lowered]) -> None:
         self.step = step
-        self._lowered = lowered
+        self._lower = lower
 
-    def cost(self) -> float:
-        """Return the number of floating point operations."""
-        return self._lowered().compile().cost_analysis()["flops"]
+    def cost(self, what: str) -> float:
+        """Return what XLA's cost analysis says of the program."""
+        return self._costs[what]
+
+    @functools.cached_property
+    def _costs(self) -> Any:
+        return self._lower().compile().cost_analysis()
 
 
 def make_step(task: Task, net: nn.Module) -> Step:
