@@ -13,7 +13,9 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note
         table.add_column(column, justify="right" if i else "left")
     for row in rows:
         table.add_row(*row)
-    Console().print(table, "")
+    console = Console()
+    wide = console if console.is_terminal else Console(width=120)
+    wide.print(table, "")
 
 
 def judge(value: float, bar: float) -> str:
