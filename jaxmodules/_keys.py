@@ -24,11 +24,14 @@ from jaxmodules.random import Generator
 
 
 class Stateful:
-    """Base of the objects whose arrays are state: modules and optimizers."""
+    """Base of the objects whose arrays are state: modules and optimizers.
 
-    __slots__ = ("__weakref__", "_observed", "_scope", "_structure")
+    Users subclass these: what the library adds to them has names that nobody else's attributes have.
+    """
 
-    def _scan(self, scan: Any, path: str) -> Hashable:
+    __slots__ = ("__weakref__", "_jm_observed", "_jm_scope", "_jm_structure")
+
+    def _jm_scan(self, scan: Any, path: str) -> Hashable:
         """Visit every slot with ``scan`` and return the rest of the structure as a key."""
         raise NotImplementedError
 

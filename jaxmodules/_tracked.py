@@ -86,7 +86,7 @@ class ChildDict(TrackedDict):
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, value)
         if value is not None:
-            object.__setattr__(value, "_scope", str(key))
+            object.__setattr__(value, "_jm_scope", str(key))
 
     @classmethod
     def _of(cls, items: Mapping[str, Any]) -> "ChildDict":

@@ -84,8 +84,8 @@ class Scan(Freezer):
             return type(value), self._attributes(value, path, _NOT_OF_A_BOX) if hasattr(value, "__dict__") else ()
         if isinstance(value, Generator):
             return type(value), self.stateful(value._key, path)
-        object.__setattr__(value, "_observed", True)
-        return type(value), value._scan(self, path)
+        object.__setattr__(value, "_jm_observed", True)
+        return type(value), value._jm_scan(self, path)
 
     def module(self, module: Any, path: str) -> Hashable:
         """Visit the dicts of a module, in the order of its named parameters, buffers and children."""
@@ -255,7 +255,7 @@ def whole(root: Any) -> Structure:
 
 def _known(root: Any) -> Structure | None:
     try:
-        return object.__getattribute__(root, "_structure")
+        return object.__getattribute__(root, "_jm_structure")
     except AttributeError:
         return None
 
@@ -265,7 +265,7 @@ def structure_of(root: Any) -> Structure:
     known = _known(root)
     if known is None or not known.fresh():
         known = Structure([root])
-        object.__setattr__(root, "_structure", known)
+        object.__setattr__(root, "_jm_structure", known)
     return known
 
 

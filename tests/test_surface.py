@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import pkgutil
 import re
 import types
 from collections.abc import Iterator
@@ -138,3 +139,15 @@ def test_classes_have_the_methods_of_torch(room: str, name: str, value: Any) -> 
     members = [m for cls in value.__mro__ if cls.__module__.startswith("torch.nn") for m in vars(cls)]
     missing = sorted({m for m in members if not m.startswith("_") and not hasattr(mine, m)} - LEFT_OUT)
     assert not missing, f"torch.{room}.{name} also has {', '.join(missing)}"
+
+
+FILES = [info.name for info in pkgutil.iter_modules(torch.nn.modules.__path__) if not info.name.startswith("_")]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_classes_are_found_in_the_files_of_torch(file: str) -> None:
+    theirs = vars(importlib.import_module(f"torch.nn.modules.{file}"))
+    names = {n for n, v in theirs.items() if isinstance(v, type) and v.__module__.endswith(f".{file}") and n[0] != "_"}
+    if names:
+        found = vars(importlib.import_module(f"jaxmodules.nn.modules.{file}"))
+        assert not names - found.keys()

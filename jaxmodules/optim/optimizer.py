@@ -272,7 +272,7 @@ class Optimizer(Stateful):
                 cells += [(f"state[{number}].{owner or ''}.{field}", cell) for (field, owner), cell in leaves]
         return cells
 
-    def _scan(self, scan: Scan, path: str) -> Any:
+    def _jm_scan(self, scan: Scan, path: str) -> Any:
         if not local.frames:
             trainable = {id(box) for box in self._boxes() if box.requires_grad and not is_lazy(box)}
             if not self._is_aligned(trainable):

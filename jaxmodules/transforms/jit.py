@@ -571,4 +571,4 @@ def jit(
     return _Jitted(fn, nums, names, donate, options)
 
 
-Module._compiler = staticmethod(jit)
+Module._jm_compiler = staticmethod(jit)

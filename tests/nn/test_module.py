@@ -496,3 +496,8 @@ def test_numpy_arrays_are_taken_as_buffers(ours: Any) -> None:
     net.register_buffer("mask", np.ones(2, np.float32))
     net.count = np.zeros(2, np.float32)
     assert isinstance(net.mask, jax.Array) and isinstance(net.count, jax.Array)
+
+
+def test_names_of_a_subclass_do_not_clash_with_ours() -> None:
+    taken = {name for name in set(dir(nn.Module())) - set(dir(torch.nn.Module())) if not name.startswith("__")}
+    assert taken and all(name.startswith("_jm_") for name in taken)

@@ -188,7 +188,7 @@ def _set_static(module: Any, name: str, value: Any) -> None:
         value = tracked(name, value)
     old = own.get(name, _MISSING)
     object.__setattr__(module, name, value)
-    if "_parameters" in own and module._observed and old is not value:
+    if "_parameters" in own and module._jm_observed and old is not value:
         if not (type(old) is type(value) and type(value) in ATOMS and old == value):
             epoch.count += 1
 

@@ -80,6 +80,11 @@ def converter(device: Any, dtype: Any) -> Callable[[Any], Any]:
     return convert
 
 
+def floating_to(dtype: Any) -> Callable[[Any], Any]:
+    """Return the function that casts an array of real floating point numbers to ``dtype``."""
+    return lambda array: array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
+
+
 def emptier(device: Any) -> Callable[[Any], Any]:
     """Return the function that replaces an array by an empty one of its shape and dtype on ``device``."""
     target = parse_device(device)

@@ -110,7 +110,15 @@ def registered(hooks: HookDict, module: Any, name: str, value: Any) -> Any:
     return value
 
 
-def call_with_hooks(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run ``forward``, with hooks around it where there are any."""
+    own = module.__dict__
+    if own["_forward_hooks"] or own["_forward_pre_hooks"] or forward_hooks or forward_pre_hooks:
+        return _call_with_hooks(module, args, kwargs)
+    return module.forward(*args, **kwargs)
+
+
+def _call_with_hooks(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run forward pre-hooks, ``forward`` and forward hooks; after an error, the hooks marked ``always_call``."""
     called: set[int] = set()
     result = None

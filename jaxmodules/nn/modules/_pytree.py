@@ -85,7 +85,7 @@ class _Copier:
     def _module(self, module: Any) -> Any:
         new = object.__new__(type(module))
         self.memo[id(module)] = new
-        object.__setattr__(new, "_observed", False)
+        object.__setattr__(new, "_jm_observed", False)
         for name, value in module.__dict__.items():
             if name != "_compiled_call_impl":
                 new.__dict__[name] = self.copy(value)

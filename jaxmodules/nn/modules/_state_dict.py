@@ -153,7 +153,7 @@ class _Snapshot:
             (m, dict(m._parameters), dict(m._buffers), set(m._non_persistent_buffers_set)) for m in root.modules()
         ]
         self.values = [(p, type(p), p._value, p._requires_grad) for p in root.parameters()]
-        overrides = [m for m in root.modules() if m._has_extra_state() and m._takes_extra_state()]
+        overrides = [m for m in root.modules() if m._jm_has_extra_state() and m._jm_takes_extra_state()]
         self.extra = [(m, m.get_extra_state()) for m in overrides]
 
     def restore(self) -> None:
@@ -222,7 +222,7 @@ def load_own(
             )
     unexpected = _unexpected(module, state_dict, prefix, own)
     extra = prefix + EXTRA_STATE
-    if module._takes_extra_state():
+    if module._jm_takes_extra_state():
         if extra in state_dict:
             module.set_extra_state(state_dict[extra])
         else:

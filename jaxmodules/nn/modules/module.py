@@ -71,7 +71,7 @@ class Module(Stateful):
     _version: int = 1
     call_super_init: bool = False
     _compiled_call_impl: Callable[..., Any] | None = None
-    _compiler: ClassVar[Callable[..., Any]]  # set by transforms.jit, which is a level above
+    _jm_compiler: ClassVar[Callable[..., Any]]  # set by transforms.jit, which is a level above
 
     training: bool
     _parameters: dict[str, Parameter | None]
@@ -83,7 +83,7 @@ class Module(Stateful):
             unexpected = f"got an unexpected keyword argument '{next(iter(kwargs), None)}'"
             what = unexpected if kwargs else f"takes 1 positional argument but {len(args) + 1} were given"
             raise TypeError(f"{type(self).__name__}.__init__() {what}")
-        object.__setattr__(self, "_observed", False)
+        object.__setattr__(self, "_jm_observed", False)
         own = self.__dict__
         own["training"] = True
         for name, make in DICTS.items():
@@ -186,29 +186,23 @@ class Module(Stateful):
 
     def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
         if not is_tracing():
-            return self._run(args, kwargs)
+            return _hooks.run(self, args, kwargs)
         if local.frames:
             check_call()
-        name = getattr(self, "_scope", None) or type(self).__name__
+        name = getattr(self, "_jm_scope", None) or type(self).__name__
         local.path.append(name)
         try:
             with jax.named_scope(name):
-                return self._run(args, kwargs)
+                return _hooks.run(self, args, kwargs)
         finally:
             local.path.pop()
-
-    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        own = self.__dict__
-        if own["_forward_hooks"] or own["_forward_pre_hooks"] or _hooks.forward_hooks or _hooks.forward_pre_hooks:
-            return _hooks.call_with_hooks(self, args, kwargs)
-        return self.forward(*args, **kwargs)
 
     def _slow_forward(self, *input: Any, **kwargs: Any) -> Any:
         return self.forward(*input, **kwargs)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Make calls of this module run compiled; the arguments are those of ``jm.jit``."""
-        self._compiled_call_impl = Module._compiler(self._call_impl, *args, **kwargs)
+        self._compiled_call_impl = Module._jm_compiler(self._call_impl, *args, **kwargs)
 
     def register_forward_pre_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
@@ -315,7 +309,7 @@ class Module(Stateful):
         return _state_dict.build(self, destination, prefix, keep_vars)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        _state_dict.save_own(self, destination, prefix, keep_vars, self._has_extra_state())
+        _state_dict.save_own(self, destination, prefix, keep_vars, self._jm_has_extra_state())
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Copy a state dict into the parameters and buffers; all of it, or on any error nothing.
@@ -351,10 +345,10 @@ class Module(Stateful):
             missing_keys.extend(missing)
             unexpected_keys.extend(unexpected)
 
-    def _has_extra_state(self) -> bool:
+    def _jm_has_extra_state(self) -> bool:
         return type(self).get_extra_state is not Module.get_extra_state
 
-    def _takes_extra_state(self) -> bool:
+    def _jm_takes_extra_state(self) -> bool:
         return type(self).set_extra_state is not Module.set_extra_state
 
     def get_extra_state(self) -> Any:
@@ -371,7 +365,7 @@ class Module(Stateful):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        object.__setattr__(self, "_observed", False)
+        object.__setattr__(self, "_jm_observed", False)
         own = self.__dict__
         own.update(state)
         for name, make in DICTS.items():
@@ -383,7 +377,7 @@ class Module(Stateful):
         replica._parameters.clear()
         return replica
 
-    def _scan(self, scan: Any, path: str) -> Any:
+    def _jm_scan(self, scan: Any, path: str) -> Any:
         return scan.module(self, path)
 
     def get_submodule(self, target: str) -> "Module":
@@ -533,24 +527,21 @@ class Module(Stateful):
         dtype = _convert.parse_dtype(dst_type)
         return self._apply(lambda array: array.astype(dtype))
 
-    def _to_floating(self, dtype: Any) -> Self:
-        return self._apply(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a)
-
     def float(self) -> Self:
         """Cast floating point parameters and buffers to float32."""
-        return self._to_floating(jnp.float32)
+        return self._apply(_convert.floating_to(jnp.float32))
 
     def double(self) -> Self:
         """Cast floating point parameters and buffers to float64 (JAX needs ``jax_enable_x64`` for it)."""
-        return self._to_floating(jnp.float64)
+        return self._apply(_convert.floating_to(jnp.float64))
 
     def half(self) -> Self:
         """Cast floating point parameters and buffers to float16."""
-        return self._to_floating(jnp.float16)
+        return self._apply(_convert.floating_to(jnp.float16))
 
     def bfloat16(self) -> Self:
         """Cast floating point parameters and buffers to bfloat16."""
-        return self._to_floating(jnp.bfloat16)
+        return self._apply(_convert.floating_to(jnp.bfloat16))
 
     def cpu(self) -> Self:
         """Move to the CPU."""

@@ -6,6 +6,12 @@ from typing import Any, ClassVar
 from jaxmodules._typing import Array
 from jaxmodules.nn import functional as F
 from jaxmodules.nn.modules.module import Module
+from jaxmodules.nn.modules.pooling_adaptive import AdaptiveAvgPool1d as AdaptiveAvgPool1d
+from jaxmodules.nn.modules.pooling_adaptive import AdaptiveAvgPool2d as AdaptiveAvgPool2d
+from jaxmodules.nn.modules.pooling_adaptive import AdaptiveAvgPool3d as AdaptiveAvgPool3d
+from jaxmodules.nn.modules.pooling_adaptive import AdaptiveMaxPool1d as AdaptiveMaxPool1d
+from jaxmodules.nn.modules.pooling_adaptive import AdaptiveMaxPool2d as AdaptiveMaxPool2d
+from jaxmodules.nn.modules.pooling_adaptive import AdaptiveMaxPool3d as AdaptiveMaxPool3d
 
 _Sizes = int | Sequence[int]
 _Ratios = float | Sequence[float]
