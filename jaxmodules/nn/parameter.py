@@ -313,7 +313,7 @@ class UninitializedParameter(Parameter):
     def __init__(self, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> None:
         super().__init__(_placeholder(device, dtype), requires_grad)
 
-    def materialize(self, shape: Sequence[int], device: Any = None, dtype: Any = None) -> None:
+    def materialize(self, shape: int | Sequence[int], device: Any = None, dtype: Any = None) -> None:
         """Become an ordinary parameter: zeros of ``shape``, of its own dtype and device unless others are given."""
         self._value = _materialized(self._value, shape, device, dtype)
         self.__class__ = self.cls_to_become
@@ -357,7 +357,7 @@ class UninitializedBuffer(Buffer, Awaited):
         super().__init__(_placeholder(device, dtype), persistent=persistent)
         self._places = []
 
-    def materialize(self, shape: Sequence[int], device: Any = None, dtype: Any = None) -> None:
+    def materialize(self, shape: int | Sequence[int], device: Any = None, dtype: Any = None) -> None:
         """Put an array of zeros of ``shape`` in the place of this buffer, in every module that has it."""
         array = _materialized(self.data, shape, device, dtype)
         for ref, name in self._places:
@@ -408,7 +408,7 @@ def _placeholder(device: Any, dtype: Any) -> Any:
     return array if device is None else jax.device_put(array, parse_device(device))
 
 
-def _materialized(placeholder: Any, shape: Sequence[int], device: Any, dtype: Any) -> Any:
-    array = to_jax(np.zeros(tuple(shape), placeholder.dtype if dtype is None else dtype))
+def _materialized(placeholder: Any, shape: int | Sequence[int], device: Any, dtype: Any) -> Any:
+    array = to_jax(np.zeros(shape, placeholder.dtype if dtype is None else dtype))
     target = placeholder.sharding if device is None and placeholder.committed else parse_device(device)
     return array if target is None else jax.device_put(array, target)

@@ -187,7 +187,7 @@ def test_a_module_of_the_users_own_is_lazy_in_the_same_way(both: Callable[..., N
 
             def initialize_parameters(self, input: Any) -> None:
                 self.scale.materialize((input.shape[-1],))
-                self.count.materialize((2,))
+                self.count.materialize(2)
                 s.init.ones_(self.scale)
 
             def forward(self, input: Any) -> Any:

@@ -9,7 +9,7 @@ from jaxmodules._tracing import epoch
 from jaxmodules._typing import Array
 from jaxmodules.nn.modules._hooks import Derivation
 from jaxmodules.nn.modules.module import Module
-from jaxmodules.nn.parameter import Parameter, to_array
+from jaxmodules.nn.parameter import Parameter, is_lazy, to_array
 from jaxmodules.nn.utils._norms import as_matrix, divide_by_sigma, power_iteration, unit_vector
 from jaxmodules.random import normal_values, to_jax
 
@@ -53,7 +53,7 @@ class SpectralNorm(Derivation):
 
         Raises:
             RuntimeError: if it has been replaced already.
-            ValueError: if the parameter is ``None``, or ``n_power_iterations`` is not positive.
+            ValueError: if the parameter is ``None`` or has no shape yet, or ``n_power_iterations`` is not positive.
         """
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, SpectralNorm) and hook.name == name:
@@ -62,6 +62,11 @@ class SpectralNorm(Derivation):
         weight = module._parameters[name]
         if weight is None:
             raise ValueError(f"`SpectralNorm` cannot be applied as parameter `{name}` is None")
+        if is_lazy(weight):
+            raise ValueError(
+                "The module passed to `SpectralNorm` can't have uninitialized parameters. Make sure to run the dummy"
+                " forward before applying spectral normalization"
+            )
         height, width = hook.reshape_weight_to_matrix(weight).shape
         u, v = (unit_vector(to_jax(normal_values((n,), dtype=weight.dtype)), eps) for n in (height, width))
         delattr(module, name)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from jaxmodules._typing import Array
 from jaxmodules.nn.modules._hooks import Derivation
 from jaxmodules.nn.modules.module import Module
-from jaxmodules.nn.parameter import Parameter
+from jaxmodules.nn.parameter import Parameter, is_lazy
 from jaxmodules.nn.utils._norms import WHOLE, norm_except_dim, scale_to_norm
 
 _M = TypeVar("_M", bound=Module)
@@ -33,6 +33,7 @@ class WeightNorm(Derivation):
 
         Raises:
             RuntimeError: if it has been replaced already.
+            ValueError: if it has no shape yet.
         """
         warnings.warn(
             "`jaxmodules.nn.utils.weight_norm` is deprecated in favor of"
@@ -45,6 +46,11 @@ class WeightNorm(Derivation):
                 raise RuntimeError(f"Cannot register two weight_norm hooks on the same parameter {name}")
         hook = WeightNorm(name, dim)
         weight = getattr(module, name)
+        if is_lazy(weight):
+            raise ValueError(
+                "The module passed to `WeightNorm` can't have uninitialized parameters. Make sure to run the dummy"
+                " forward before applying weight normalization"
+            )
         del module._parameters[name]
         module.register_parameter(f"{name}_g", Parameter(norm_except_dim(weight, hook.dim)))
         module.register_parameter(f"{name}_v", Parameter(weight.value))

@@ -107,6 +107,8 @@ def test_module_loads_plain_files_after_removal() -> None:
 
 REFUSED = {
     "weight norm twice": (RuntimeError, "weight_norm(weight_norm(m))"),
+    "weight norm of a lazy layer": (ValueError, "weight_norm(s.LazyLinear(2))"),
+    "spectral norm of a lazy layer": (ValueError, "spectral_norm(s.LazyLinear(2))"),
     "spectral norm twice": (RuntimeError, "spectral_norm(spectral_norm(m))"),
     "spectral norm of None": (ValueError, "spectral_norm(s.Linear(2, 2, bias=False), 'bias')"),
     "no iterations": (ValueError, "spectral_norm(m, n_power_iterations=0)"),
