@@ -38,6 +38,16 @@ def _float_dtype(dtype: DType | None, operation: str) -> np.dtype:
     return dtype
 
 
+def _part(dtype: DType) -> np.dtype:
+    """Return the dtype of the parts of a complex number."""
+    return np.finfo(dtype).dtype
+
+
+def _complex(parts: Any) -> Any:
+    """Return complex numbers, whose real and imaginary parts are along the last axis."""
+    return parts[..., 0] + 1j * parts[..., 1]
+
+
 @functools.cache
 def _largest(dtype: np.dtype) -> float:
     return float(jnp.finfo(dtype).max)
@@ -52,13 +62,15 @@ def uniform(
         shape: the shape of the result.
         low: the lower bound.
         high: the upper bound.
-        dtype: a floating point dtype.
+        dtype: a floating point dtype, or a complex one, whose two parts are drawn.
         generator: drawn from; the current one when ``None``.
 
     Raises:
         RuntimeError: if ``low > high``, or if they or their difference exceed the dtype.
         NotImplementedError: if ``dtype`` is not a floating point dtype.
     """
+    if jnp.issubdtype(dtype, np.complexfloating):
+        return _complex(uniform((*shape, 2), low, high, dtype=_part(dtype), generator=generator))
     dtype = _float_dtype(dtype, "check_uniform_bounds")
     largest = _largest(dtype)
     for name, bound in (("from", low), ("to", high)):
@@ -85,13 +97,15 @@ def normal_values(
         shape: the shape of the result.
         mean: the mean.
         std: the standard deviation.
-        dtype: a floating point dtype.
+        dtype: a floating point dtype, or a complex one, whose two parts are drawn.
         generator: drawn from; the current one when ``None``.
 
     Raises:
         RuntimeError: if ``std`` is negative.
         NotImplementedError: if ``dtype`` is not a floating point dtype.
     """
+    if jnp.issubdtype(dtype, np.complexfloating):  # the two parts share the variance
+        return _complex(normal_values((*shape, 2), mean, std / 2**0.5, dtype=_part(dtype), generator=generator))
     dtype = _float_dtype(dtype, "normal_kernel_cpu")
     if not std >= 0:
         raise RuntimeError(f"normal expects std >= 0.0, but found std {std:g}")

@@ -76,6 +76,14 @@ def test_large_normal_draws_have_the_bits_of_torch(seed: int, size: int) -> None
     np.testing.assert_array_equal(HostStream(seed).normal((size,), 0.0, 0.02), expected)
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (5, 7)])
+@pytest.mark.parametrize("name", ["rand", "randn"])
+def test_complex_numbers_have_the_bits_of_torch(name: str, shape: tuple[int, ...]) -> None:
+    expected = getattr(torch, name)(shape, generator=theirs(), dtype=torch.complex64).numpy()
+    actual = getattr(random, name)(shape, generator=ours(), dtype=jnp.complex64)
+    np.testing.assert_array_equal(actual, expected, strict=True)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_a_cast_of_float32(dtype: str) -> None:
     expected = torch.rand(100, generator=theirs(), dtype=getattr(torch, dtype)).float().numpy()

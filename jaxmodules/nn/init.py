@@ -53,6 +53,13 @@ def _spec(tensor: Any) -> tuple[tuple[int, ...], np.dtype]:
     return tuple(tensor.shape), np.dtype(tensor.dtype)
 
 
+def _real_spec(tensor: Any) -> tuple[tuple[int, ...], np.dtype]:
+    shape, dtype = _spec(tensor)
+    if np.issubdtype(dtype, np.complexfloating):
+        raise NotImplementedError(f"not implemented for {dtype.name!r}: expected a floating point dtype")
+    return shape, dtype
+
+
 def _fill_uniform(tensor: _T, low: float, high: float, generator: Generator | None) -> _T:
     shape, dtype = _spec(tensor)
     return _write(tensor, uniform_values(shape, low, high, dtype=dtype, generator=generator))
@@ -174,7 +181,7 @@ def trunc_normal_(
         >>> bool(trunc_normal_(np.empty(100, np.float32), a=-1.0, b=1.0).max() <= 1)
         True
     """
-    shape, dtype = _spec(tensor)
+    shape, dtype = _real_spec(tensor)
     if mean < a - 2 * std or mean > b + 2 * std:
         warnings.warn(
             "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. "
@@ -387,7 +394,7 @@ def orthogonal_(tensor: _T, gain: float = 1, generator: Generator | None = None)
         >>> bool(np.allclose(w @ w.T, np.eye(2)))
         True
     """
-    shape, dtype = _spec(tensor)
+    shape, dtype = _real_spec(tensor)
     if len(shape) < 2:
         raise ValueError(f"Only tensors with 2 or more dimensions are supported, got shape {shape}")
     if 0 in shape:

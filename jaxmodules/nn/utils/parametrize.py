@@ -98,7 +98,7 @@ class ParametrizationList(ModuleList):
         self.unsafe = unsafe
         shape, dtype = tuple(original.shape), original.dtype
         new: Any = as_array(original)
-        for module in reversed(list(self)):
+        for module in reversed(self._steps()):
             if hasattr(module, "right_inverse"):
                 try:
                     new = module.right_inverse(new)
@@ -132,7 +132,7 @@ class ParametrizationList(ModuleList):
             ValueError: if one returns another number of arrays, or other dtypes, than at first.
         """
         value = as_array(value) if _is_array(value) else value
-        for module in reversed(list(self)):
+        for module in reversed(self._steps()):
             if not hasattr(module, "right_inverse"):
                 raise RuntimeError(f"parametrization {type(module).__name__} does not implement right_inverse.")
             value = module.right_inverse(value)
@@ -169,11 +169,15 @@ class ParametrizationList(ModuleList):
 
     def forward(self) -> Any:
         """Compute the attribute."""
-        first, *others = self
+        first, *others = self._steps()
         x = first(*map(as_array, self._originals()))
         for module in others:
             x = module(x)
         return x
+
+    def _steps(self) -> list[Module]:
+        # `original` may be parametrized itself, and `parametrizations` is a child then
+        return [module for name, module in self._modules.items() if module is not None and name.isdigit()]
 
     def _originals(self) -> list[Any]:
         names = ["original"] if self.is_tensor else [f"original{i}" for i in range(self.ntensors)]

@@ -119,6 +119,11 @@ SCRIPTS = {
         "reg(m, 'weight', k.Double())",
         "out = m.parametrizations.weight.unsafe",
     ],
+    "an original": [
+        "reg(m, 'weight', k.Double())",
+        "reg(m.parametrizations.weight, 'original', k.Symmetric())",
+        "out = list(m.state_dict()), type(m.parametrizations.weight).__name__",
+    ],
     "removed": ["reg(m, 'weight', k.Double())", "P.remove_parametrizations(m, 'weight')"],
     "removed to the original": [
         "reg(m, 'weight', k.Symmetric())",
