@@ -53,7 +53,7 @@ def channel_norms(t: Array, n: Any, dim: int) -> Array:
     return jnp.linalg.norm(rows, n, axis=(1, 2))
 
 
-def check_amount(amount: Any) -> None:
+def validate_pruning_amount_init(amount: Any) -> None:
     """Raise unless ``amount`` is a number of elements or a share."""
     if not isinstance(amount, numbers.Real):
         raise TypeError(f"Invalid type for amount: {amount}. Must be int or float.")
@@ -61,12 +61,15 @@ def check_amount(amount: Any) -> None:
         raise ValueError(f"amount={amount} should either be a float in the range [0, 1] or a non-negative integer")
 
 
-def number_to_prune(amount: float, size: int) -> int:
-    """Return how many of ``size`` elements ``amount`` means; ValueError is raised if these are more."""
-    count = int(amount) if isinstance(amount, numbers.Integral) else round(amount * size)
-    if count > size:
-        raise ValueError(f"amount={count} should be smaller than the number of parameters to prune={size}")
-    return count
+def compute_nparams_toprune(amount: float, tensor_size: int) -> int:
+    """Return how many of ``tensor_size`` elements ``amount`` means."""
+    return int(amount) if isinstance(amount, numbers.Integral) else round(amount * tensor_size)
+
+
+def validate_pruning_amount(amount: float, tensor_size: int) -> None:
+    """Raise if ``amount`` is a number of elements, and there are fewer."""
+    if isinstance(amount, numbers.Integral) and amount > tensor_size:
+        raise ValueError(f"amount={amount} should be smaller than the number of parameters to prune={tensor_size}")
 
 
 def number_of_channels(amount: float, t: Array, dim: int) -> int:
@@ -79,4 +82,6 @@ def number_of_channels(amount: float, t: Array, dim: int) -> int:
         )
     if dim >= t.ndim:
         raise IndexError(f"Invalid index {dim} for tensor of size {size}")
-    return number_to_prune(amount, t.shape[dim])
+    count = compute_nparams_toprune(amount, t.shape[dim])
+    validate_pruning_amount(count, t.shape[dim])
+    return count

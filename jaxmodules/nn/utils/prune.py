@@ -18,13 +18,14 @@ from jaxmodules.nn.modules._hooks import Derivation
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.utils._masks import (
     channel_norms,
-    check_amount,
     keep_channels,
     number_of_channels,
-    number_to_prune,
     prunable,
     without,
 )
+from jaxmodules.nn.utils._masks import compute_nparams_toprune as _compute_nparams_toprune
+from jaxmodules.nn.utils._masks import validate_pruning_amount as _validate_pruning_amount
+from jaxmodules.nn.utils._masks import validate_pruning_amount_init as _validate_pruning_amount_init
 from jaxmodules.nn.utils.convert_parameters import parameters_to_vector
 from jaxmodules.random import rand, rand_like
 
@@ -230,12 +231,13 @@ class RandomUnstructured(BasePruningMethod):
     PRUNING_TYPE = "unstructured"
 
     def __init__(self, amount: float) -> None:
-        check_amount(amount)
+        _validate_pruning_amount_init(amount)
         self.amount = amount
 
     def compute_mask(self, t: Array, default_mask: Array) -> Array:
         """Return the mask so far with zeros at random places."""
-        count = number_to_prune(self.amount, t.size)
+        count = _compute_nparams_toprune(self.amount, t.size)
+        _validate_pruning_amount(count, t.size)
         if count == 0:
             return default_mask
         return without(default_mask, lax.top_k(rand_like(t).reshape(-1), count)[1])
@@ -256,12 +258,13 @@ class L1Unstructured(BasePruningMethod):
     PRUNING_TYPE = "unstructured"
 
     def __init__(self, amount: float) -> None:
-        check_amount(amount)
+        _validate_pruning_amount_init(amount)
         self.amount = amount
 
     def compute_mask(self, t: Array, default_mask: Array) -> Array:
         """Return the mask so far with zeros where ``t`` is smallest."""
-        count = number_to_prune(self.amount, t.size)
+        count = _compute_nparams_toprune(self.amount, t.size)
+        _validate_pruning_amount(count, t.size)
         if count == 0:
             return default_mask
         return without(default_mask, jnp.argsort(jnp.abs(t).reshape(-1))[:count])
@@ -283,7 +286,7 @@ class RandomStructured(BasePruningMethod):
     PRUNING_TYPE = "structured"
 
     def __init__(self, amount: float, dim: int = -1) -> None:
-        check_amount(amount)
+        _validate_pruning_amount_init(amount)
         self.amount = amount
         self.dim = dim
 
@@ -313,7 +316,7 @@ class LnStructured(BasePruningMethod):
     PRUNING_TYPE = "structured"
 
     def __init__(self, amount: float, n: float | Literal["fro", "nuc"], dim: int = -1) -> None:
-        check_amount(amount)
+        _validate_pruning_amount_init(amount)
         self.amount = amount
         self.n = n
         self.dim = dim

@@ -235,3 +235,15 @@ def test_works_in_every_transform() -> None:
     }
     for name, program in programs.items():
         np.testing.assert_allclose(program(), net(x), rtol=1e-5, err_msg=name)
+
+
+def test_private_helpers_have_torchs_names(both: Check) -> None:
+    def script(s):
+        from importlib import import_module
+
+        prune = import_module(f"{s.nn.__name__}.utils.prune")
+        prune._validate_pruning_amount_init(0.34)
+        prune._validate_pruning_amount(amount=19, tensor_size=20)
+        return [prune._compute_nparams_toprune(amount=amount, tensor_size=17) for amount in (0, 10, 0.4, 1.0)]
+
+    both(script)
