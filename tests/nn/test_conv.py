@@ -98,6 +98,16 @@ def test_folding_sums_short_floats_in_float32_and_blocks_of_flags() -> None:
     np.testing.assert_array_equal(F.fold(flags, 3, 2), expected.numpy())
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_transposed_convolution_of_long_integers(rank: int) -> None:
+    x, w = np.arange(6 * 3**rank).reshape(1, 6, *[3] * rank), np.arange(12 * 2**rank).reshape(6, 2, *[2] * rank)
+    options = dict(stride=2, padding=1, output_padding=1, groups=2)
+    expected = getattr(torch.nn.functional, f"conv_transpose{rank}d")(torch.tensor(x), torch.tensor(w), **options)
+    with jax.enable_x64(True):
+        result = getattr(F, f"conv_transpose{rank}d")(jnp.asarray(x), jnp.asarray(w), **options)
+        np.testing.assert_array_equal(result, expected.numpy(), strict=True)
+
+
 def test_second_derivatives_agree_forward_and_reverse() -> None:
     x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 2, 3, 3)).astype(np.float32))
     for function in (

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Literal
 
 import jax
+import numpy as np
 from jax import lax
 
 from jaxmodules._shapes import as_array, as_array_or_none, check_floating, ntuple, same_padding
@@ -159,7 +160,7 @@ def conv_transpose_nd(
 
     Raises:
         RuntimeError: if shapes, sizes or dtypes do not fit together.
-        NotImplementedError: if the input is of an integer type.
+        NotImplementedError: if the input is of an integer type other than ``int64``.
     """
     input, weight, bias = as_array(input), as_array(weight), as_array_or_none(bias)
     _check_ranks(input, weight, rank, f"conv_transpose{rank}d")
@@ -169,7 +170,8 @@ def conv_transpose_nd(
     _check_not_negative(output_padding, "output_padding")
     _check_steps(stride, dilation)
     _check_operands(input, weight, bias, groups, rank, transposed=True)
-    check_floating(input, f"slow_conv_transpose{max(rank, 2)}d_out_cpu")
+    if input.dtype != np.int64:  # the one integer type that PyTorch takes here
+        check_floating(input, f"slow_conv_transpose{max(rank, 2)}d_out_cpu")
     if input.size:
         _check_output_padding(output_padding, stride, dilation)
     _check_output(input, weight, stride, padding, output_padding, dilation)
