@@ -236,6 +236,8 @@ REFUSED_CALLS = [
     ("ctc_loss", (z(5, 2, 4), z(2, 3, dtype="int64"), (5,), (3, 2)), {}, "input_lengths must be of size batch_size"),
     ("ctc_loss", (z(5, 2, 4), z(2, 3, dtype="int64"), (5, 5), (3, 2)), dict(blank=4), "blank must be in label"),
     ("ctc_loss", (z(5, 2, 4), z(4, dtype="int64"), (5, 5), (3, 2)), {}, "Expected tensor to have size 5"),
+    ("ctc_loss", (z(5, 2, 4), z(3, 3, dtype="int64"), (5, 5), (3, 2)), {}, "to have size 2 at dimension 0, but got"),
+    ("ctc_loss", (z(5, 2, 4), z(2, 2, dtype="int64"), (5, 5), (3, 2)), {}, "to have size at least 3 at dimension 1"),
     ("ctc_loss", (z(0, 2, 4), z(2, 3, dtype="int64"), (0, 0), (3, 2)), {}, "log_probs tensor must not be empty"),
     ("linear_cross_entropy", (z(2, 3), z(3), z(2, dtype="int64")), {}, "expected linear_weight with dimensionality"),
     ("linear_cross_entropy", (z(2, 3), z(5, 4), z(2, dtype="int64")), {}, "expected equal input and"),

@@ -256,6 +256,12 @@ REFUSED_CALLS = [
     ("adaptive_max_pool3d", (z(3, 5, 5, 5, dtype="int32"), 2), {}, "not implemented for"),
     ("fractional_max_pool2d", (z(3, 6, 6), 2), {}, "requires specifying either an output_size or an output_ratio"),
     ("fractional_max_pool2d", (z(3, 6, 6), 2, (3,)), {}, "output_size must either be a single Int or tuple of Ints"),
+    (
+        "fractional_max_pool2d",
+        (z(3, 6, 6), 2),
+        dict(output_ratio=(0.5, 0.5, 0.6)),
+        "requires output_ratio to either be a single Int or tuple of Ints.",
+    ),
     ("fractional_max_pool2d", (z(3, 6, 6), 2, 6), {}, "pool height 2 too large relative to input height 6"),
     ("fractional_max_pool2d", (z(6, 6), 2, 3), {}, "Dimension out of range"),
     ("fractional_max_pool2d", (z(2, 0, 6, 6), 2, 3), {}, "Expected input to have non-zero size for non-batch dim"),

@@ -121,6 +121,8 @@ REFUSED_CALLS = [
     ("interpolate", (z(1, 1, 4, 5), 0), {}, "but got input (H: 4, W: 5) output (H: 0, W: 0)"),
     ("interpolate", (z(1, 0, 4, 5), 3), {}, "Non-empty 4D data tensor expected but got a tensor with sizes [1, 0, 4"),
     ("interpolate", (z(1, 1, 4, 4, dtype="int32"), 3), {}, "not implemented for"),
+    ("interpolate", (z(1, 1, 4, 4),), dict(scale_factor=1e20), "cannot be converted to type int64_t without overflow"),
+    ("interpolate", (z(1, 1, 4),), dict(scale_factor=float("nan")), "cannot be converted to type int64_t without over"),
     ("interpolate", (z(1, 1, 4, dtype="uint8"), 3), dict(mode="linear"), "not implemented for"),
     ("grid_sample", (z(1, 1, 4, 4), z(1, 2, 2, 2)), dict(mode="foo"), "expected mode to be 'bilinear', 'nearest' or"),
     ("grid_sample", (z(1, 1, 4, 4), z(1, 2, 2, 2)), dict(padding_mode="foo"), "expected padding_mode to be 'zeros'"),

@@ -187,11 +187,14 @@ def _check_targets(targets: Array, labels: np.ndarray | None, batch: int) -> int
         )
     if targets.ndim == 2:
         needed = targets.shape[1] if labels is None else labels.max()
-        if targets.shape[0] != batch or targets.shape[1] < needed:
-            raise RuntimeError(
-                f"Expected tensor to have size {batch} at dimension 0 and size at least {needed} at dimension 1,"
-                f" but got size {targets.shape[0]} and {targets.shape[1]} for argument #2 'targets'"
-            )
+        for axis, (fits, size) in enumerate(
+            ((targets.shape[0] == batch, batch), (targets.shape[1] >= needed, f"at least {needed}"))
+        ):
+            if not fits:
+                raise RuntimeError(
+                    f"Expected tensor to have size {size} at dimension {axis}, but got size {targets.shape[axis]}"
+                    " for argument #2 'targets'"
+                )
         return targets.shape[1]
     if labels is None:
         return targets.shape[0]

@@ -173,7 +173,8 @@ def _ratio_sizes(input: Array, output_ratio: Ratios | None, rank: int, name: str
     ratios = tuple(output_ratio) if isinstance(output_ratio, Sequence) else (output_ratio,) * rank
     if len(ratios) != rank:
         raise (ValueError if len(ratios) > rank else IndexError)(
-            f"{name} requires output_ratio to either be a single number or tuple of {rank}, got {output_ratio!r}"
+            f"{name} requires output_ratio to either be a single Int or tuple of Ints."
+            f" Expected one number or {rank}, got {output_ratio!r}"
         )
     return tuple(int(size * ratio) for size, ratio in zip(input.shape[-rank:], ratios, strict=True))
 

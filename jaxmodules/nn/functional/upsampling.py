@@ -244,7 +244,12 @@ def _output_sizes(
     if not all(isinstance(factor, int | float | np.number) for factor in factors):
         raise TypeError(f"scale_factor must be a number or a sequence of numbers, but got {factors!r}")
     factors = tuple(map(float, factors))
-    sizes = tuple(int(length * factor) for length, factor in zip(spatial, factors, strict=True))
+    scaled = [length * factor for length, factor in zip(spatial, factors, strict=True)]
+    if not all(abs(length) < 2**63 for length in scaled):
+        raise RuntimeError(
+            f"value cannot be converted to type int64_t without overflow: scale_factor={factors} asks for {scaled}"
+        )
+    sizes = tuple(map(int, scaled))
     return sizes, (None,) * len(spatial) if recompute_scale_factor or mode == "area" else factors
 
 
