@@ -107,6 +107,7 @@ STATEMENTS = {
         out = [net.weight, net.bias, net.count, net.scratch, net.act, net.note, net.training]
         out = [list(d) for d in (net._parameters, net._buffers, net._modules, net._non_persistent_buffers_set)]
         out = [name for name in dir(net) if name in ("weight", "bias", "count", "scratch", "act", "note", "training")]
+        out = [name for name in dir(net) if not hasattr(net, name)]
         out = [net.get_submodule(""), net.get_submodule("act"), net.get_parameter("weight"), net.get_buffer("count")]
         net.set_submodule("act", s.Tanh())
         net.set_submodule("act", s.Tanh(), strict=True)
@@ -122,6 +123,7 @@ STATEMENTS = {
         net.to(s.dtypes.float16)
         net.to(dtype=s.dtypes.bfloat16)
         net.to("cpu", s.dtypes.float16)
+        net.to("cpu", s.dtypes.float16, True)
         net.to("cpu", non_blocking=True)
         net.to()
         net.to(device="cpu")
@@ -235,7 +237,15 @@ ERRORS = {
     "s.Module(3)": TypeError,
     "s.Module(size=3)": TypeError,
     "net.to(s.dtypes.int32)": TypeError,
+    "net.to('cpu', copy=True)": RuntimeError,
+    "net.to(s.dtypes.float16, True, False)": RuntimeError,
 }
+
+
+@pytest.mark.parametrize("arguments", [("cpu", True), (None, True), (True,), ("cpu", jnp.float16, True, 1)])
+def test_flags_of_to_follow_a_dtype(arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(TypeError, match="invalid combination of arguments - got .*bool"):
+        nn.ReLU().to(*arguments)
 
 
 @pytest.mark.parametrize("name", PUBLIC + OVERRIDDEN)

@@ -28,17 +28,19 @@ def parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     """Return the (device, dtype) that the arguments of :meth:`Module.to` ask for.
 
     Raises:
-        RuntimeError: if the device is not there.
+        RuntimeError: if the device is not there, or a copy is asked for.
         TypeError: if an argument is neither device nor dtype, or the dtype is one of integers.
     """
     options = dict(kwargs)
     device, dtype = options.pop("device", None), options.pop("dtype", None)
     options.pop("non_blocking", None)
     options.pop("memory_format", None)
-    other = options.pop("tensor", None)
+    other, wants_copy = options.pop("tensor", None), options.pop("copy", None) is not None
     if options:
         raise TypeError(f"to() received an unexpected keyword argument {next(iter(options))!r}")
-    positional = [a for a in args if not isinstance(a, bool)]  # non_blocking and copy
+    positional, flags = _split_flags(args)
+    if wants_copy or len(flags) == 2:
+        raise RuntimeError(".to() does not accept copy argument: a module is moved itself (copy.deepcopy it first)")
     for i, value in enumerate(positional):
         if hasattr(value, "dtype") and hasattr(value, "shape"):
             other = value
@@ -58,6 +60,20 @@ def parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
         raise TypeError(f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype}")
     return device, dtype
+
+
+def _split_flags(args: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Split what comes before ``non_blocking`` and ``copy`` from these, which follow a dtype or an array."""
+    count = next((i for i, value in enumerate(args) if isinstance(value, bool)), len(args))
+    positional, flags = args[:count], args[count:]
+    has_dtype = count == 2 or (count == 1 and positional[0] is not None and not _names_device(positional[0]))
+    if flags and (not has_dtype or len(flags) > 2 or not all(isinstance(flag, bool) for flag in flags)):
+        kinds = ", ".join(type(value).__name__ for value in args)
+        raise TypeError(
+            f"to() received an invalid combination of arguments - got ({kinds}), but expected a dtype or an array"
+            " before the bools non_blocking and copy"
+        )
+    return positional, flags
 
 
 def _names_device(value: Any) -> bool:

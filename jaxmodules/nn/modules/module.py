@@ -175,7 +175,7 @@ class Module(Stateful):
     def __dir__(self) -> list[str]:
         own = self.__dict__
         names = {*dir(type(self)), *own, *own["_parameters"], *own["_modules"], *own["_buffers"]}
-        return sorted(name for name in names if not name[:1].isdigit())
+        return sorted(name for name in names - {*Stateful.__slots__} if not name[:1].isdigit())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._compiled_call_impl is not None:
