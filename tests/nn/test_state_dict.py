@@ -150,6 +150,30 @@ def test_extra_state_of_a_failed_load_is_put_back(ours: Any) -> None:
     assert net.extra.level == 5
 
 
+def test_extra_state_may_be_a_module_whose_state_loads_next() -> None:
+    class Holder(nn.Module):
+        def __init__(self, held: Any) -> None:
+            super().__init__()
+            self.held = held
+
+        def get_extra_state(self) -> Any:
+            return self.held
+
+        def set_extra_state(self, state: Any) -> None:
+            self.held = state
+
+    source, target = Holder(Holder(3)), Holder("plain")
+    assert not target.load_state_dict(source.state_dict()).unexpected_keys
+    assert target.held is source.held
+
+
+@pytest.mark.parametrize("prefix", ["module.", "lin"])
+def test_prefixes_are_consumed(agree: Check, prefix: str) -> None:
+    saved = 'net.state_dict(prefix="module.")'
+    strip = f"s.modules.utils.consume_prefix_in_state_dict_if_present(state, {prefix!r})"
+    agree(net_of, f"state = {saved}; {strip}; out = [list(state), state._metadata]")
+
+
 @pytest.mark.parametrize("convert", [np.asarray, lambda x: torch.tensor(np.asarray(x)), jnp.asarray])
 def test_anything_that_is_an_array_can_be_loaded(convert: Build) -> None:
     source, target = nn.Linear(2, 2), nn.Linear(2, 2)

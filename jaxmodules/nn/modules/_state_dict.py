@@ -220,16 +220,15 @@ def load_own(
                 f" {_size(current.shape)} and whose dimensions in the checkpoint are {_size(new.shape)},"
                 f" an exception occurred : {error.args}."
             )
-    unexpected = _unexpected(module, state_dict, prefix, own)
     extra = prefix + EXTRA_STATE
+    has_unplaced_extra = extra in state_dict and not module._jm_takes_extra_state()
     if module._jm_takes_extra_state():
         if extra in state_dict:
             module.set_extra_state(state_dict[extra])
         else:
             missing.append(extra)
-    elif extra in state_dict:
-        unexpected.insert(0, extra)
-    return missing, unexpected
+    unexpected = _unexpected(module, state_dict, prefix, own)  # after the extra state, which may add children
+    return missing, [extra, *unexpected] if has_unplaced_extra else unexpected
 
 
 def _size(shape: Any) -> str:
