@@ -171,13 +171,14 @@ def _probability_loss(
     scores, shares = input.astype(accumulation_dtype(input.dtype)), target.astype(dtype)
     scores = jax.nn.log_softmax(scores, axis) if input.ndim and input.size else jnp.zeros_like(scores)
     if label_smoothing > 0.0:
-        shares = shares * (1 - label_smoothing) + label_smoothing / classes
+        shares = shares * (1 - label_smoothing) + label_smoothing / max(classes, 1)
     loss = -scores.astype(dtype) * shares
     if weight is not None:
         loss = loss * _per_class(weight.astype(dtype), loss.ndim)
     if reduction == "none":
         return (loss.sum(axis) if input.ndim else loss).astype(result)
-    return (loss.sum() * (classes / input.size if reduction == "mean" and input.size else 1)).astype(result)
+    mean = classes / input.size if input.size else np.nan
+    return (loss.sum() * (mean if reduction == "mean" else 1)).astype(result)
 
 
 def _per_class(weight: Array, ndim: int) -> Array:
