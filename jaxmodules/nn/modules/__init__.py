@@ -1,5 +1,6 @@
 """Layers, one family a file, under PyTorch's file names."""
 
+from jaxmodules.nn.modules import utils as utils
 from jaxmodules.nn.modules.activation import CELU as CELU
 from jaxmodules.nn.modules.activation import ELU as ELU
 from jaxmodules.nn.modules.activation import GELU as GELU
