@@ -26,6 +26,7 @@ OURS = SimpleNamespace(
     rand=jm.rand,
     randn=jm.randn,
     randint=jm.randint,
+    randn_like=jm.randn_like,
     matmul=jnp.matmul,
     mm=jnp.matmul,
     tensor=jnp.asarray,
@@ -413,6 +414,20 @@ def pooling(t: Any) -> Any:
     return [img_pool, indices, plain, t.nn.AvgPool2d((2, 2), stride=(2, 2))(img_tensor)]
 
 
+def unpooling(t: Any) -> Any:
+    img_tensor = t.randint(high=5, size=(1, 1, 4, 4), dtype=t.float)
+    img_pool, indices = t.nn.MaxPool2d((2, 2), stride=(2, 2), return_indices=True)(img_tensor)
+    img_reconstruct = t.randn_like(img_pool, dtype=t.float)
+    img_unpool = t.nn.MaxUnpool2d((2, 2), stride=(2, 2))(img_reconstruct, indices)
+    return [img_pool, indices, img_reconstruct, img_unpool]
+
+
+def transposed_convolution(t: Any) -> Any:
+    conv_layer = t.nn.ConvTranspose2d(3, 1, 3, stride=2)
+    t.nn.init.xavier_normal_(conv_layer.weight.data)
+    return [conv_layer.weight, conv_layer(t.rand(1, 3, 4, 4)), repr(conv_layer)]
+
+
 def linear_by_hand(t: Any) -> Any:
     inputs = t.tensor([[1.0, 2, 3]])
     linear_layer = t.nn.Linear(3, 4)
@@ -440,7 +455,7 @@ LISTINGS = [
     my_linear, flatten_in_sequential, nested_net, sequential_mlp, mlp, my_sequential, fixed_hidden, chimera,
     parameter_access, nested_blocks, built_in_initialisation, parameter_replacement, layer_without_parameters,
     layer_with_parameters, lenet_sequential, lenet_ordered_dict, lenet_functional, module_list, module_dict, alexnet,
-    xavier_convolution, pooling, linear_by_hand, activations, list_and_dict_by_hand,
+    xavier_convolution, pooling, unpooling, transposed_convolution, linear_by_hand, activations, list_and_dict_by_hand,
 ]  # fmt: skip
 
 
