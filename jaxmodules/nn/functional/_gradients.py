@@ -1,6 +1,7 @@
 """Values whose gradient is chosen rather than derived."""
 
 import jax
+import jax.numpy as jnp
 
 from jaxmodules._typing import Array
 
@@ -24,4 +25,16 @@ def pass_gradient(source: Array, value: Array) -> Array:
 
 @pass_gradient.defjvp
 def _pass_gradient_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    return primals[1], tangents[0]
+    # by itself, so that second derivatives pass too
+    return pass_gradient(*primals), tangents[0]
+
+
+@jax.custom_jvp
+def magnitude(value: Array) -> Array:
+    """Return absolute values, with PyTorch's slope of 0 at 0, where ``jnp.abs`` has 1."""
+    return jnp.abs(value)
+
+
+@magnitude.defjvp
+def _magnitude_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return magnitude(*primals), jnp.real(jnp.conj(jnp.sign(*primals)) * tangents[0])

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from jaxmodules._shapes import accumulation_dtype
 from jaxmodules._typing import Array
+from jaxmodules.nn.functional._gradients import magnitude
 
 
 def vector_norm(input: Array, p: float, axis: int | tuple[int, ...], keepdims: bool = False) -> Array:
@@ -40,8 +41,3 @@ def _general_norm(values: Array, p: float, axis: int | tuple[int, ...], keepdims
     total = powers.sum(axis, keepdims=keepdims)
     flat = (total == 0) | (total == math.inf) if p < 0 else total == 0
     return jnp.where(flat, 0, jnp.where(flat, 1, total) ** (1 / p))
-
-
-def magnitude(values: Array) -> Array:
-    """Compute absolute values; the gradient at zero is zero, where that of ``jnp.abs`` is one."""
-    return values * jnp.sign(values)

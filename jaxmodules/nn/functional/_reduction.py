@@ -91,11 +91,6 @@ def clamp_at_zero(value: Array) -> Array:
     return jnp.where(value < 0, 0, value)
 
 
-def magnitude(value: Array) -> Array:
-    """Return the absolute value, with PyTorch's slope of 0 at 0, where JAX has 1."""
-    return jnp.where(value == 0, 0, jnp.abs(value))
-
-
 def common_dtype(*arrays: Array) -> np.dtype:
     """Return the type that arithmetic between the arrays has."""
     dtype = arrays[0].dtype

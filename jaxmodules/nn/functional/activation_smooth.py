@@ -10,7 +10,7 @@ import numpy as np
 from jaxmodules._shapes import accumulation_dtype, as_array, check_floating, normalize_dim
 from jaxmodules._typing import Array, ArrayLike, DType
 from jaxmodules.nn.functional._elementwise import check_real, elementwise
-from jaxmodules.nn.functional._gradients import pass_gradient
+from jaxmodules.nn.functional._gradients import magnitude, pass_gradient
 from jaxmodules.random import next_key
 
 
@@ -324,7 +324,7 @@ def _softplus(input: Array, beta: Array, threshold: Array) -> Array:
 
 @elementwise
 def _softsign(input: Array) -> Array:
-    return input / (jnp.abs(input) + 1)
+    return input / (magnitude(input) + 1)
 
 
 @elementwise

@@ -10,8 +10,8 @@ from jax import lax
 
 from jaxmodules._shapes import accumulation_dtype, as_array, is_floating, normalize_dim
 from jaxmodules._typing import Array, ArrayLike, Shape
-from jaxmodules.nn.functional._gradients import pass_gradient
-from jaxmodules.nn.functional._norms import magnitude, vector_norm
+from jaxmodules.nn.functional._gradients import magnitude, pass_gradient
+from jaxmodules.nn.functional._norms import vector_norm
 
 
 def cosine_similarity(x1: ArrayLike, x2: ArrayLike, dim: int = 1, eps: float = 1e-8) -> Array:

@@ -8,6 +8,7 @@ from jax import lax
 
 from jaxmodules._shapes import as_array, as_array_or_none, check_floating, host_value
 from jaxmodules._typing import Array, ArrayLike
+from jaxmodules.nn.functional._gradients import magnitude
 from jaxmodules.nn.functional._reduction import (
     check_broadcast,
     check_mean,
@@ -16,7 +17,6 @@ from jaxmodules.nn.functional._reduction import (
     check_weights,
     common_dtype,
     floating_dtype,
-    magnitude,
     pointwise_loss,
     resolve_reduction,
 )
