@@ -122,6 +122,7 @@ CALLS = [
     Call("adaptive_avg_pool2d", dict(input=IMAGES), dict(output_size=(9, 16))),
     Call("adaptive_avg_pool2d", dict(input=(0, 3, 7, 8)), dict(output_size=2)),
     Call("adaptive_avg_pool2d", dict(input=(2, 0, 7, 8)), dict(output_size=2), trained=()),
+    *[Call(f"adaptive_avg_pool{n}d", dict(input=(2, 3, 4, 5)[: n + 1] + (0,)), dict(output_size=1)) for n in (1, 2, 3)],
     Call("adaptive_avg_pool3d", dict(input=VOLUMES), dict(output_size=(2, 3, 7))),
     Call("adaptive_avg_pool3d", dict(input=VOLUMES[1:]), dict(output_size=(None, 1, 3))),
     Call("adaptive_max_pool1d", dict(input=steps(2, 3, 9)), dict(output_size=4, return_indices=True)),

@@ -144,7 +144,8 @@ def adaptive_avg_pool_nd(input: ArrayLike, output_size: OptionalSizes, *, rank: 
             f"adaptive_avg_pool{max(rank, 2)}d: elements of output_size must be greater than or equal to 0"
             f" but received {list(sizes)}"
         )
-    _check_not_empty(input, -rank if rank < 3 else 1, name)
+    if set(sizes) != {1}:  # one average of everything may be one of nothing
+        _check_not_empty(input, -rank if rank < 3 else 1, name)
     check_floating(input, name)
     return _avg(input, sizes)
 
@@ -229,7 +230,7 @@ def _avg(input: Array, sizes: Shape) -> Array:
     output, folded = input.astype(accumulation_dtype(input.dtype)), list(input.shape[:lead])
     for size, length in zip(sizes, input.shape[lead:], strict=True):
         folded += [size, length // size] if _divides(size, length) else [length, 1]
-    axes = [lead + 2 * axis + 1 for axis in range(len(sizes)) if folded[lead + 2 * axis + 1] > 1]
+    axes = [lead + 2 * axis + 1 for axis in range(len(sizes)) if folded[lead + 2 * axis + 1] != 1]
     output = output.reshape(folded).mean(axes) if axes else output
     output = output.reshape([*input.shape[:lead], *folded[lead::2]])
     for axis, size in enumerate(sizes, lead):
