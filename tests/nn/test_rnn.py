@@ -89,6 +89,7 @@ def test_a_packed_sequence_is_a_named_tuple_with_conversions() -> None:
         assert isinstance(twin, ours.PackedSequence) and (twin.data == data).all()
     assert packed.half().data.dtype == jnp.float16 and packed.int().data.dtype == jnp.int32
     assert packed.to(jnp.bfloat16).float().data.dtype == jnp.float32 and packed.float() is packed
+    assert packed.cpu() is packed and packed.to("cpu", jnp.float32) is packed
     assert packed.to("cpu", jnp.float16).data.dtype == jnp.float16 and packed.cpu().batch_sizes is batch_sizes
     leaves_of = jax.tree_util.tree_leaves_with_path(packed)
     assert [jax.tree_util.keystr(path) for path, _ in leaves_of] == [".data", ".sorted_indices", ".unsorted_indices"]

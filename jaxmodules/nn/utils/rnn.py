@@ -88,11 +88,10 @@ class PackedSequence(_Fields):
                 except TypeError:
                     device = parse_device(value)
         data = self.data if dtype is None else self.data.astype(dtype)
-        if device is None:
+        place = parse_device(device)
+        if place is None or (not isinstance(data, Tracer) and data.devices() == {place}):
             return self if data is self.data else type(self)(data, *self[1:])
-        data, *indices = (
-            None if array is None else jax.device_put(array, parse_device(device)) for array in (data, *self[2:])
-        )
+        data, *indices = (None if array is None else jax.device_put(array, place) for array in (data, *self[2:]))
         return type(self)(data, self.batch_sizes, *indices)
 
     def cpu(self) -> Self:
@@ -190,14 +189,17 @@ def pack_padded_sequence(
         >>> pack_padded_sequence(padded, [2, 1, 3], batch_first=True, enforce_sorted=False).data.tolist()
         [4, 1, 3, 5, 2, 6]
     """
-    input, sizes = as_array(input), _known(lengths)
+    input = as_array(input)
     normalize_dim(1, input.ndim)
+    if not input.size:
+        raise RuntimeError("Cannot pack empty tensors.")
+    sizes = _known(lengths)
     steps, batch = input.shape[:2][::-1] if batch_first else input.shape[:2]
     order = None
     if not enforce_sorted:
         order = np.argsort(-sizes, kind="stable")
         sizes = sizes[order]
-    _check_lengths(sizes, steps, batch, input.size)
+    _check_lengths(sizes, steps, batch)
     time, sequence = np.nonzero(np.arange(sizes[0])[:, None] < sizes)
     source = sequence if order is None else order[sequence]
     places = source * steps + time if batch_first else time * batch + source
@@ -363,9 +365,7 @@ def _known(lengths: Any) -> np.ndarray:
     return sizes
 
 
-def _check_lengths(sizes: np.ndarray, steps: int, batch: int, elements: int) -> None:
-    if not elements:
-        raise RuntimeError("Cannot pack empty tensors.")
+def _check_lengths(sizes: np.ndarray, steps: int, batch: int) -> None:
     if len(sizes) != batch:
         raise RuntimeError(
             f"Expected `len(lengths)` to be equal to batch_size, but got {len(sizes)} (batch_size={batch})"
