@@ -278,4 +278,6 @@ REFUSED_CALLS = [
     ("max_unpool2d", (z(3, 4, 4), z(3, 4, 4, dtype="int64"), 1), dict(padding=4), "contain non-negative spatial dim"),
     ("max_unpool2d", (z(2, 0, 4, 4), z(2, 0, 4, 4, dtype="int64"), 2), {}, "with dimension 1 being empty"),
     ("max_unpool3d", (z(3, 2, 2, 2), z(3, 2, 2, 2, dtype="int64"), 2), dict(stride=0), "strides should be greater"),
+    ("max_unpool3d", (z(3, 2, 2, 2), z(3, 2, 2, 2, dtype="int64"), (1, 1)), {}, "exactly three elements"),
+    ("adaptive_max_pool1d", (z(2, 2, 2), 2**62 - 1), {}, "Storage size calculation overflowed"),
 ]

@@ -1,5 +1,6 @@
 """Pooling to a given size: windows are as large as that takes."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -210,7 +211,11 @@ def _output_sizes(input: Array, output_size: OptionalSizes, rank: int, name: str
         raise TypeError(
             f"{name}(): argument 'output_size' (position 2) must be tuple of {allowed}, got {output_size!r}"
         )
-    return tuple(size if want is None else int(want) for want, size in zip(wanted, input.shape[-rank:], strict=True))
+    sizes = tuple(size if want is None else int(want) for want, size in zip(wanted, input.shape[-rank:], strict=True))
+    shape = [*input.shape[:-rank], *sizes]
+    if math.prod(shape) >= 2**63:
+        raise RuntimeError(f"Storage size calculation overflowed with sizes={shape}")
+    return sizes
 
 
 def _check_not_empty(input: Array, first: int, name: str) -> None:

@@ -144,6 +144,9 @@ def _put_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, 
 
 def _sizes(value: Sizes, rank: int, name: str) -> Shape:
     sizes = tuple(map(operator.index, value if isinstance(value, Sequence) else (value,) * rank))
+    if len(sizes) < rank and name == "kernel_size":
+        expected = "two elements (height, width)" if rank == 2 else "three elements (depth, height, width)"
+        raise RuntimeError(f"There should be exactly {expected} in output_size, but got {len(sizes)} elements.")
     if len(sizes) != rank:
         raise IndexError(f"tuple index out of range: {name} must be an int or a tuple of {rank}, got {value!r}")
     return sizes
