@@ -39,10 +39,23 @@ def test_bags_from_pretrained_are_frozen_unless_told() -> None:
 def test_bags_of_wrong_indices_raise_where_known_and_give_nan_where_traced(mode: str) -> None:
     for wrong in (3, -1):
         for index, offsets in ((np.array([0, wrong]), np.array([0])), (np.array([[0, wrong]]), None)):
-            with pytest.raises(IndexError, match=f"index out of range in self.*{wrong}"):
-                F.embedding_bag(index, TABLE, offsets, mode=mode)
+            message = f"found idx to be {wrong}" if mode == "max" else f"Index 1 of input takes value {wrong} which"
+            for call in (torch.nn.functional.embedding_bag, F.embedding_bag):
+                kind = torch.tensor if call is not F.embedding_bag else np.asarray
+                with pytest.raises(RuntimeError, match=message):
+                    call(kind(index), kind(TABLE), offsets if offsets is None else kind(offsets), mode=mode)
             traced = jax.jit(lambda *args: F.embedding_bag(*args, mode=mode))(index, TABLE, offsets)  # noqa: B023
             assert jnp.isnan(traced).all()
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("padding_idx", [None, 2])
+def test_last_bag_ends_where_that_of_torch_does(mode: str, padding_idx: int | None) -> None:
+    index = np.array([0, 1, 1, 0])
+    for offsets in (np.array([0, 3, 3]), np.array([0, 3, 4])):
+        options = dict(mode=mode, padding_idx=padding_idx, include_last_offset=True)
+        expected = torch.nn.functional.embedding_bag(*map(torch.tensor, (index, TABLE, offsets)), **options)
+        np.testing.assert_allclose(F.embedding_bag(index, TABLE, offsets, **options), expected, rtol=1e-6)
 
 
 def test_bags_refuse_offsets_that_are_known_to_be_wrong() -> None:

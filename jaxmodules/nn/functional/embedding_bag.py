@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxmodules._shapes import accumulation_dtype, as_array, as_array_or_none, host_value, is_floating, is_integer
 from jaxmodules._typing import Array, ArrayLike
-from jaxmodules.nn.functional.sparse import check_indices, embedding_renorm, share_gradient
+from jaxmodules.nn.functional.sparse import embedding_renorm, share_gradient, wrong_index
 
 
 def embedding_bag(
@@ -47,9 +47,8 @@ def embedding_bag(
     Raises:
         ValueError: if a shape, or ``mode``, or a combination of options is none of these.
         NotImplementedError: if there are ``per_sample_weights`` for another mode than ``'sum'``.
-        RuntimeError: if types don't fit together, an offset or ``padding_idx`` is out of range, or bags of a matrix
-            are empty.
-        IndexError: if an index is out of range.
+        RuntimeError: if types don't fit together, an index, an offset or ``padding_idx`` is out of range, or bags of a
+            matrix are empty.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -79,10 +78,13 @@ def embedding_bag(
             )
         padding_idx %= rows
     _check_offsets(input, offsets, include_last_offset)
-    check_indices(input, rows)
+    fast = padding_idx is None and mode != "max" and weight.dtype != jnp.float64
+    _check_indices(input, rows, fast)
     if max_norm is not None:
         weight = embedding_renorm(input, weight, max_norm, norm_type)
     last = include_last_offset and offsets is not None
+    if last and not fast:  # PyTorch's kernel for these lets the last bag end with the indices, whatever is said
+        offsets, last = offsets[:-1], False
     return _embedding_bag(input, weight, offsets, factors, mode, last, padding_idx, scale_grad_by_freq)
 
 
@@ -202,6 +204,19 @@ def _check_dtypes(input: Array, weight: Array, offsets: Array | None, factors: A
             "Expected tensor for argument #1 'weight' to have the same type as tensor for argument #1"
             f" 'per_sample_weights'; but type {weight.dtype} does not equal {factors.dtype}"
             " (while checking arguments for embedding_bag)"
+        )
+
+
+def _check_indices(input: Array, rows: int, fast: bool) -> None:
+    wrong = wrong_index(input, rows)
+    if wrong is not None and fast:
+        raise RuntimeError(
+            f"Index {wrong[0]} of input takes value {wrong[1]} which is not in the valid range [0, {rows})"
+        )
+    if wrong is not None:
+        raise RuntimeError(
+            f"embedding_bag: Expected idx >= 0 && idx < num_embeddings but found idx to be {wrong[1]}"
+            f" (num_embeddings is {rows})"
         )
 
 

@@ -143,19 +143,19 @@ def _check_embedding(input: Array, weight: Array) -> None:
             "Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, Int;"
             f" but got {input.dtype} instead (while checking arguments for embedding)"
         )
-    check_indices(input, weight.shape[0])
+    wrong = wrong_index(input, weight.shape[0])
+    if wrong is not None:
+        raise IndexError(f"index out of range in self: expected indices in [0, {weight.shape[0] - 1}], got {wrong[1]}")
 
 
-def check_indices(input: Array, rows: int) -> None:
-    """Raise if an index whose value is known is out of range.
-
-    Raises:
-        IndexError: if so.
-    """
+def wrong_index(input: Array, rows: int) -> tuple[int, int] | None:
+    """Return the place and the value of the first index that is known and out of range."""
     values = host_value(input)
-    if values is not None and values.size and not (0 <= values.min() and values.max() < rows):
-        wrong = values[(values < 0) | (values >= rows)]
-        raise IndexError(f"index out of range in self: expected indices in [0, {rows - 1}], got {wrong[0]}")
+    if values is None or not values.size or (0 <= values.min() and values.max() < rows):
+        return None
+    values = values.reshape(-1)
+    place = int(np.argmax((values < 0) | (values >= rows)))
+    return place, int(values[place])
 
 
 @partial(jax.jit, static_argnames="classes", inline=True)
