@@ -19,6 +19,8 @@ def as_array(value: Any) -> Array:
     if isinstance(value, np.ndarray) and not is_tracing():
         # jnp.asarray would compile a copy for each new shape, and a device array may share the memory of its source
         return jax.device_put(value.copy())
+    if value is None:
+        raise TypeError("expected an array, but got None")
     convert = getattr(value, "__jax_array__", None)
     return jnp.asarray(value) if convert is None else convert()
 
