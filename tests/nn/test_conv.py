@@ -118,3 +118,9 @@ def test_second_derivatives_agree_forward_and_reverse() -> None:
     ):
         forward, reverse = jax.jacfwd(jax.jacrev(function))(x), jax.jacrev(jax.jacrev(function))(x)
         np.testing.assert_allclose(forward, reverse, rtol=1e-4, atol=1e-4)
+
+
+def test_none_is_no_input() -> None:
+    for library in (torch.nn, nn):
+        with pytest.raises(TypeError, match="None"):
+            library.Conv2d(3, 3, 3)(None)

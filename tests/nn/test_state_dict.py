@@ -356,3 +356,13 @@ def test_overridden_saving_is_used(both: Check) -> None:
         return s.Sequential(Packed(2, 2)).state_dict(prefix="top.")
 
     both(script)
+
+
+def test_prefix_of_keys_is_taken_off(both: Callable[..., None]) -> None:
+    def script(s: Any) -> Any:
+        state = s.Sequential(OrderedDict(module=s.Linear(2, 2), moduleless=s.Linear(1, 1))).state_dict()
+        s.modules.utils.consume_prefix_in_state_dict_if_present(state, "module.")
+        s.Linear(2, 2).load_state_dict(state, strict=False)
+        return list(state), state._metadata
+
+    both(script)
