@@ -83,10 +83,8 @@ def embedding_bag(
     if max_norm is not None:
         weight = embedding_renorm(input, weight, max_norm, norm_type)
     last = include_last_offset and offsets is not None
-    if (
-        offsets is not None and last and not fast
-    ):  # PyTorch's kernel for these lets the last bag end with the indices, whatever is said
-        offsets, last = offsets[:-1], False
+    if offsets is not None and last and not fast:
+        offsets, last = offsets[:-1], False  # PyTorch's kernel for these ends the last bag with the indices
     return _embedding_bag(input, weight, offsets, factors, mode, last, padding_idx, scale_grad_by_freq)
 
 
