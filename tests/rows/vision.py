@@ -81,7 +81,7 @@ CALLS = [
          dict(padding_mode="reflection", align_corners=True)),
     Call("grid_sample", dict(input=(0, 3, 4, 4), grid=positions(0, 2, 2, 2)), dict(align_corners=False)),
     Call("grid_sample", dict(input=(1, 1, 4, 4), grid=fixed([[[[np.nan, 0.1], [np.inf, 0.2], [1e30, 0]]]], np.float32)),
-         dict(padding_mode="border", align_corners=False), trained=("input",)),
+         dict(padding_mode="border", align_corners=False), trained=()),  # torch's backward reads out of bounds
     Call("affine_grid", dict(theta=(2, 2, 3)), dict(size=(2, 1, 3, 4), align_corners=False)),
     Call("affine_grid", dict(theta=(2, 2, 3)), dict(size=[2, 1, 3, 4], align_corners=True)),
     Call("affine_grid", dict(theta=(2, 3, 4)), dict(size=(2, 1, 3, 1, 2), align_corners=False)),

@@ -1,5 +1,6 @@
 """Functions on arrays, with PyTorch's names and arguments: what the layers compute, without their state."""
 
+from jaxmodules.nn.functional import grad as grad
 from jaxmodules.nn.functional.activation import celu as celu
 from jaxmodules.nn.functional.activation import celu_ as celu_
 from jaxmodules.nn.functional.activation import elu as elu
