@@ -43,7 +43,7 @@ REFUSED_CALLS = [
     ("linear", (z(2, 3, dtype="bool"), z(5, 3, dtype="bool")), {}, '"addmm_impl_cpu_" not implemented for'),
     ("linear", (z(3, 4), z(5, 3)), {}, "shapes cannot be multiplied (3x4 and 3x5)"),
     ("linear", (z(3, 3), z(5, 3), z(4)), {}, "The expanded size of the tensor (5) must match the existing size (4)"),
-    ("linear", (z(3, 3, dtype="int32"), z(5, 3)), {}, ("to have dtype", "expected m1 and m2 to have the same")),
+    ("linear", (z(3, 3, dtype="int32"), z(5, 3)), {}, ("to have", "expected m1 and m2 to have the same")),
     ("linear", (z(), z(5, 3)), {}, "need to be at least 1D, but they are 0D and 2D"),
     ("linear", (z(2, 3), z(4, 5, 3)), {}, "with <= 2 dimensions, but"),
     ("linear", (z(2, 3), z(3), z(2)), {}, "a matrix, got"),
@@ -65,7 +65,7 @@ REFUSED_CALLS = [
             ((z(4, 4), z(2, 4, 4)), dict(offs=z(3, dtype="int32")), "matrix batch sizes have to match"),
             ((z(2, 4, 4), z(2, 4, 4)), dict(bias=z(4)), "Bias not supported yet"),
             ((z(2, 4, 4, dtype="int32"), z(2, 4, 4)), {}, "to be Float32, BFloat16 or Float16 matrix, got"),
-            ((z(2, 4, 8, dtype="float16"), z(2, 8, 8)), {}, ("to have dtype", "expected m1 and m2 to have the same")),
+            ((z(2, 4, 8, dtype="float16"), z(2, 8, 8)), {}, ("to have", "expected m1 and m2 to have the same")),
         )
     ],
     ("linear", (z(2, 3), z(5, 3), z(5, dtype="int32")), {}, "self and mat2 must have the same dtype, but got"),
