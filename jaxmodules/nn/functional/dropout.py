@@ -37,7 +37,7 @@ def dropout(input: ArrayLike, p: float = 0.5, training: bool = True, inplace: bo
         >>> F.dropout(jnp.ones(3), p=1.0).tolist()
         [0.0, 0.0, 0.0]
     """
-    _check_probability(p)
+    check_probability(p)
     input = as_array(input)
     return _zero(input, p, training, input.shape)
 
@@ -60,7 +60,7 @@ def dropout1d(input: ArrayLike, p: float = 0.5, training: bool = True, inplace: 
         >>> F.dropout1d(jnp.ones((3, 2)), training=False).shape
         (3, 2)
     """
-    _check_probability(p)
+    check_probability(p)
     input = as_array(input)
     if input.ndim not in (2, 3):
         raise RuntimeError(
@@ -83,7 +83,7 @@ def dropout2d(input: ArrayLike, p: float = 0.5, training: bool = True, inplace: 
         >>> F.dropout2d(jnp.ones((1, 3, 2, 2)), training=False).shape
         (1, 3, 2, 2)
     """
-    _check_probability(p)
+    check_probability(p)
     input = as_array(input)
     if input.ndim not in (3, 4):
         warnings.warn(_rank_warning(2, input.ndim), stacklevel=2)
@@ -110,7 +110,7 @@ def dropout3d(input: ArrayLike, p: float = 0.5, training: bool = True, inplace: 
         >>> F.dropout3d(jnp.ones((3, 2, 2, 2)), training=False).shape
         (3, 2, 2, 2)
     """
-    _check_probability(p)
+    check_probability(p)
     input = as_array(input)
     if input.ndim not in (4, 5):
         warnings.warn(_rank_warning(3, input.ndim), stacklevel=2)
@@ -134,7 +134,7 @@ def alpha_dropout(input: ArrayLike, p: float = 0.5, training: bool = False, inpl
         >>> F.alpha_dropout(jnp.ones(3), p=1.0, training=True).tolist()
         [0.0, 0.0, 0.0]
     """
-    _check_probability(p)
+    check_probability(p)
     input = as_array(input)
     return _saturate(input, p, training, input.shape)
 
@@ -155,7 +155,7 @@ def feature_alpha_dropout(input: ArrayLike, p: float = 0.5, training: bool = Fal
         >>> F.feature_alpha_dropout(jnp.ones((1, 3, 2)), training=False).shape
         (1, 3, 2)
     """
-    _check_probability(p)
+    check_probability(p)
     input = as_array(input)
     return _saturate(input, p, training, _channels(input, 2))
 
@@ -175,19 +175,22 @@ def _drop(
 
 def _zero(input: Array, p: float, training: bool, shape: Shape | None) -> Array:
     """Zero with probability ``p`` what shares an element of ``shape``."""
+    if (known := _known(input, p, training)) is not None:
+        return known
+    return _drop(next_key(), input, 1.0 - p, 1.0 / (1.0 - p), None, _checked(input, shape))
+
+
+def _known(input: Array, p: float, training: bool) -> Array | None:
+    """Return the output where it is no matter of chance, so that no key is drawn."""
     if not training or p == 0 or input.size == 0:
         return input
-    if p == 1:
-        return input * jnp.zeros((), input.dtype)
-    return _drop(next_key(), input, 1.0 - p, 1.0 / (1.0 - p), None, _checked(input, shape))
+    return input * jnp.zeros((), input.dtype) if p == 1 else None
 
 
 def _saturate(input: Array, p: float, training: bool, shape: Shape | None) -> Array:
     """Set to the saturated value with probability ``p`` what shares an element of ``shape``."""
-    if not training or p == 0 or input.size == 0:
-        return input
-    if p == 1:
-        return input * jnp.zeros((), input.dtype)
+    if (known := _known(input, p, training)) is not None:
+        return known
     scale = 1 / math.sqrt((_ALPHA * _ALPHA * p + 1) * (1 - p))
     shift = (_ALPHA * scale * p, _ALPHA * scale * (p - 1))
     return _drop(next_key(), input, 1.0 - p, scale, shift, _checked(input, shape))
@@ -206,7 +209,12 @@ def _checked(input: Array, shape: Shape | None) -> Shape:
     return shape
 
 
-def _check_probability(p: float) -> None:
+def check_probability(p: float) -> None:
+    """Check the probability of an element to be zeroed.
+
+    Raises:
+        ValueError: if ``p`` is no probability.
+    """
     if p < 0.0 or p > 1.0:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
 

@@ -2,6 +2,7 @@
 
 from jaxmodules._typing import Array
 from jaxmodules.nn import functional as F
+from jaxmodules.nn.functional.dropout import check_probability
 from jaxmodules.nn.modules.module import Module
 
 
@@ -21,8 +22,7 @@ class _DropoutNd(Module):
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()
-        if p < 0 or p > 1:
-            raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+        check_probability(p)
         self.p = p
         self.inplace = inplace
 
