@@ -97,6 +97,12 @@ class StructureMoves(BaseException):
         super().__init__()
         self.change = change
 
+    def settle(self) -> None:
+        """Make the change, or pass the signal on: only where no trace is left can the objects be changed."""
+        if local.frames:
+            raise self
+        self.change()
+
 
 class Frame:
     """The places that one running trace has bound, by identity, with their names.

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxmodules._keys import ATOMS, Stateful, captured, holds_tracer, restorer
-from jaxmodules._tracing import Cell, LeakError, StructureMoves, leak_message, local
+from jaxmodules._tracing import Cell, LeakError, StructureMoves, leak_message
 from jaxmodules.random import Generator, bind_generator, current_generator
 from jaxmodules.state import NOT_STRUCTURE, Structure, run_bound, structure_of
 
@@ -149,19 +149,21 @@ class Call:
 
     def _initialize(self, structure: Structure) -> bool:
         """Run the function on shapes alone, so that lazy modules find theirs; tell whether it has to be run again."""
-        key = jax.ShapeDtypeStruct((2,), np.uint32)
-        gradients = [box._grad for box in structure.parameters]
         try:
-            jax.eval_shape(
-                lambda *given: self.run(structure, *given[:2], key=given[2], gradients=given[3]) and None,
-                structure.read(), self.leaves, key, gradients,
-            )  # fmt: skip
+            self.on_shapes(structure, lambda out, changes: None)  # the function may return what is no array
         except StructureMoves as signal:
-            if local.frames:
-                raise
-            signal.change()
+            signal.settle()
             return True
         return False
+
+    def on_shapes(self, structure: Structure, take: Callable[[Any, Changes], Any]) -> Any:
+        """Run the function on shapes alone; return the shapes of what ``take`` makes of what :meth:`run` returns."""
+        key = jax.ShapeDtypeStruct((2,), np.uint32)
+        gradients = [box._grad for box in structure.parameters]
+        return jax.eval_shape(
+            lambda key, values, leaves, grads: take(*self.run(structure, values, leaves, key=key, gradients=grads)),
+            key, structure.read(), self.leaves, gradients,
+        )  # fmt: skip
 
     def _find(self) -> Structure:
         roots = self.roots

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.tree_util import tree_flatten, tree_flatten_with_path
 
-from jaxmodules._tracing import GradsTouched, StructureMoves, Tracer, epoch, is_tracing, local
+from jaxmodules._tracing import GradsTouched, StructureMoves, Tracer, epoch, is_tracing
 from jaxmodules._tracked import buffer_writes, get_item, set_item
 from jaxmodules.nn._writable import copy_array
 from jaxmodules.nn.modules.module import Module
@@ -348,9 +348,7 @@ class _Jitted:
         elif isinstance(signal, _Varies):
             self._varies = True
         elif isinstance(signal, StructureMoves):
-            if local.frames:  # only where no trace is left can the objects be changed
-                raise signal
-            signal.change()
+            signal.settle()
 
     def _stage(self, stage: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         plan, leaves = self._prepare(args, kwargs)

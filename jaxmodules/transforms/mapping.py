@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxmodules._tracing import StructureMoves, is_mapped, local
+from jaxmodules._tracing import StructureMoves, is_mapped
 from jaxmodules.random import Generator, bind_generator, next_key
 from jaxmodules.state import Structure
 from jaxmodules.transforms._call import Call, Changes, commit, is_stateful
@@ -153,16 +153,9 @@ def eval_shape(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """
     call = Call(fn, args, kwargs)
     structure = call.structure()
-    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    gradients = [box._grad for box in structure.parameters]
     try:
-        out, changes = jax.eval_shape(
-            lambda key, values, leaves, gradients: call.run(structure, values, leaves, key=key, gradients=gradients),
-            key, structure.read(), call.leaves, gradients,
-        )  # fmt: skip
+        out, changes = call.on_shapes(structure, lambda out, changes: (out, changes))
     except StructureMoves as signal:
-        if local.frames:
-            raise
-        signal.change()
+        signal.settle()
         return eval_shape(fn, *args, **kwargs)
     return call.restore(out, structure) if changes.has_refs else out
