@@ -221,58 +221,56 @@ class Identity(BasePruningMethod):
         return super().apply(module, name)
 
 
-class RandomUnstructured(BasePruningMethod):
+class _Unstructured(BasePruningMethod):
+    """Prune a number of elements; subclasses say which."""
+
+    PRUNING_TYPE = "unstructured"
+
+    def __init__(self, amount: float) -> None:
+        _validate_pruning_amount_init(amount)
+        self.amount = amount
+
+    def compute_mask(self, t: Array, default_mask: Array) -> Array:
+        """Return the mask so far with zeros at the chosen places."""
+        count = _compute_nparams_toprune(self.amount, t.size)
+        _validate_pruning_amount(count, t.size)
+        return default_mask if count == 0 else without(default_mask, self._places(t, count))
+
+    def _places(self, t: Array, count: int) -> Array:
+        """Return the places of so many elements in the flattened array."""
+        raise NotImplementedError
+
+
+class RandomUnstructured(_Unstructured):
     """Prune elements at random.
 
     Args:
         amount: how many, or as a float between 0 and 1 which share.
     """
 
-    PRUNING_TYPE = "unstructured"
-
-    def __init__(self, amount: float) -> None:
-        _validate_pruning_amount_init(amount)
-        self.amount = amount
-
-    def compute_mask(self, t: Array, default_mask: Array) -> Array:
-        """Return the mask so far with zeros at random places."""
-        count = _compute_nparams_toprune(self.amount, t.size)
-        _validate_pruning_amount(count, t.size)
-        if count == 0:
-            return default_mask
-        return without(default_mask, lax.top_k(rand_like(t).reshape(-1), count)[1])
-
     @classmethod
     def apply(cls, module: Module, name: str, amount: float) -> Any:
         """Prune a parameter."""
         return super().apply(module, name, amount=amount)
 
+    def _places(self, t: Array, count: int) -> Array:
+        return lax.top_k(rand_like(t).reshape(-1), count)[1]
 
-class L1Unstructured(BasePruningMethod):
+
+class L1Unstructured(_Unstructured):
     """Prune the elements of the lowest absolute values; of equal ones the first, where PyTorch takes any.
 
     Args:
         amount: how many, or as a float between 0 and 1 which share.
     """
 
-    PRUNING_TYPE = "unstructured"
-
-    def __init__(self, amount: float) -> None:
-        _validate_pruning_amount_init(amount)
-        self.amount = amount
-
-    def compute_mask(self, t: Array, default_mask: Array) -> Array:
-        """Return the mask so far with zeros where ``t`` is smallest."""
-        count = _compute_nparams_toprune(self.amount, t.size)
-        _validate_pruning_amount(count, t.size)
-        if count == 0:
-            return default_mask
-        return without(default_mask, jnp.argsort(jnp.abs(t).reshape(-1))[:count])
-
     @classmethod
     def apply(cls, module: Module, name: str, amount: float, importance_scores: Any = None) -> Any:
         """Prune a parameter."""
         return super().apply(module, name, amount=amount, importance_scores=importance_scores)
+
+    def _places(self, t: Array, count: int) -> Array:
+        return jnp.argsort(jnp.abs(t).reshape(-1))[:count]
 
 
 class RandomStructured(BasePruningMethod):
