@@ -34,6 +34,11 @@ def is_tracing() -> bool:
     return _core.trace_ctx.trace is not _core.eval_trace
 
 
+def is_staged() -> bool:
+    """Tell whether this thread's operations end up in a program that is compiled as a whole."""
+    return any(type(trace).__name__ == "DynamicJaxprTrace" for trace in ancestry(_core.trace_ctx.trace))
+
+
 def outside() -> Any:
     """Return a context in which nothing is traced: what is computed there is concrete."""
     return _core.eval_context()
@@ -82,7 +87,8 @@ class Captured(BaseException):
     """A function staged by JAX inside a frame reads one of the frame's slots.
 
     JAX keeps what it has staged by the function's identity, and would find there, in a later trace, the tracers of this
-    one. The frame has to be run again with caches of its own.
+    one. Or a block that was about to share its trace has put traced values where others find them. The frame has to be
+    run again with caches of its own, in which nothing is shared.
     """
 
     def __init__(self, frame: "Frame") -> None:
@@ -110,12 +116,14 @@ class Frame:
     ``lifts`` is true for ``jm.jit``: what it has not bound may not be read, for it would be baked in.
     ``grads`` tells whether the parameters' ``.grad`` are bound as well; ``None`` where they never are.
     ``private`` tells that JAX's caches are the frame's own (see :class:`Captured`).
+    ``families`` are the blocks called so far, by class (see ``transforms._share``).
     """
 
-    __slots__ = ("adopted", "grads", "lifts", "owned", "private", "trace")
+    __slots__ = ("adopted", "families", "grads", "lifts", "owned", "private", "trace")
 
     def __init__(self, owned: Mapping[Hashable, str], lifts: bool, grads: bool | None, private: bool) -> None:
         self.adopted: list[Callable[[], None]] = []
+        self.families: dict[type, Any] = {}
         self.private = private
         self.owned = owned
         self.lifts = lifts

@@ -54,6 +54,7 @@ class Scan(Freezer):
         super().__init__()
         self.ordinal: dict[int, int] = {}  # id -> order of first visit
         self.lazy = False  # whether some state has no array yet
+        self.hooked = False  # whether functions of the user's run around calls
         self.cells: list[Cell] = []
         self.items: list[tuple[BufferDict, str]] = []
         self.cell_names: list[str] = []
@@ -121,6 +122,7 @@ class Scan(Freezer):
         )
 
     def _hooks(self, hooks: HookDict, prefix: str, *flags: Mapping[int, Any]) -> Hashable:
+        self.hooked |= not all(getattr(hook, "compared_by_content", False) for hook in hooks.values())
         return tuple((self.freeze(hook, prefix), *(i in flag for flag in flags)) for i, hook in hooks.items())
 
     def _attributes(self, holder: Any, prefix: str, left_out: frozenset[str]) -> Hashable:
@@ -222,6 +224,7 @@ class Structure(Slots):
         scan = Scan()
         self.key = Key(scan.run(roots))
         self.lazy = scan.lazy
+        self.hooked = scan.hooked
         self.volatile = scan.volatile
         self.template: Any = None  # what a pytree is rebuilt from
         self.layout: Any = None  # which slot each name stands for

@@ -8,6 +8,7 @@ Written values travel as the ``Changes`` of ``_call``; what is written, and what
 A tracer never stays behind: the swap is undone whatever happens, and a write that would leak is refused.
 """
 
+from jaxmodules.transforms import _share as _share
 from jaxmodules.transforms.autodiff import backward as backward
 from jaxmodules.transforms.autodiff import grad as grad
 from jaxmodules.transforms.autodiff import value_and_grad as value_and_grad

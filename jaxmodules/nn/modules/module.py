@@ -72,6 +72,7 @@ class Module(Stateful):
     call_super_init: bool = False
     _compiled_call_impl: Callable[..., Any] | None = None
     _jm_compiler: ClassVar[Callable[..., Any]]  # set by transforms.jit, which is a level above
+    _jm_call_block: ClassVar[Callable[..., Any]]  # set by transforms._share
 
     training: bool
     _parameters: dict[str, Parameter | None]
@@ -193,6 +194,8 @@ class Module(Stateful):
         local.path.append(name)
         try:
             with jax.named_scope(name):
+                if local.frames and self._modules:
+                    return Module._jm_call_block(self, args, kwargs)
                 return _hooks.run(self, args, kwargs)
         finally:
             local.path.pop()
