@@ -5,9 +5,8 @@ and another of equal structure has been called before with the same kinds of arg
 inner ``jax.jit`` function of slots, random key and arguments, traced once. XLA inlines it: the program is the same.
 
 What a call does is the same as well, or it is not shared. A block is traced on its own if it reads traced values that
-are not its own (a closure, another module) or puts its own somewhere (a list of losses), if it has hooks, if it changes a
-static attribute, if anything is raised.
-Eager calls, gradients without ``jm.jit`` included, are never shared.
+are not its own (a closure, another module) or puts its own somewhere (a list of losses), if it has hooks, if it
+changes a static attribute, if anything is raised. Eager calls, ``jm.grad`` without ``jm.jit`` included, never share.
 """
 
 import weakref
