@@ -29,6 +29,7 @@ from jaxmodules.nn.modules._hooks import (
     register_module_parameter_registration_hook,
     registered,
 )
+from jaxmodules.nn.modules._located import locate
 from jaxmodules.nn.modules._repr import module_repr
 from jaxmodules.nn.parameter import Parameter
 
@@ -179,9 +180,13 @@ class Module(Stateful):
         return sorted(name for name in names - {*Stateful.__slots__} if not name[:1].isdigit())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._compiled_call_impl is not None:
-            return self._compiled_call_impl(*args, **kwargs)
-        return self._call_impl(*args, **kwargs)
+        try:
+            if self._compiled_call_impl is not None:
+                return self._compiled_call_impl(*args, **kwargs)
+            return self._call_impl(*args, **kwargs)
+        except Exception as error:
+            locate(error, self)
+            raise
 
     _wrapped_call_impl = __call__
 
