@@ -24,13 +24,19 @@ from jaxmodules.random import seed as seed
 from jaxmodules.random import set_rng_state as set_rng_state
 from jaxmodules.summary import summary as summary
 from jaxmodules.transforms import backward as backward
+from jaxmodules.transforms import cond as cond
 from jaxmodules.transforms import eval_shape as eval_shape
+from jaxmodules.transforms import fori_loop as fori_loop
 from jaxmodules.transforms import functional_call as functional_call
 from jaxmodules.transforms import functionalize as functionalize
 from jaxmodules.transforms import grad as grad
 from jaxmodules.transforms import jit as jit
+from jaxmodules.transforms import remat as remat
+from jaxmodules.transforms import scan as scan
+from jaxmodules.transforms import switch as switch
 from jaxmodules.transforms import update as update
 from jaxmodules.transforms import value_and_grad as value_and_grad
 from jaxmodules.transforms import vmap as vmap
+from jaxmodules.transforms import while_loop as while_loop
 
 __version__ = "0.1.0"

@@ -12,9 +12,15 @@ from jaxmodules.transforms import _share as _share
 from jaxmodules.transforms.autodiff import backward as backward
 from jaxmodules.transforms.autodiff import grad as grad
 from jaxmodules.transforms.autodiff import value_and_grad as value_and_grad
+from jaxmodules.transforms.branches import cond as cond
+from jaxmodules.transforms.branches import switch as switch
 from jaxmodules.transforms.functional import functional_call as functional_call
 from jaxmodules.transforms.functional import functionalize as functionalize
 from jaxmodules.transforms.functional import update as update
 from jaxmodules.transforms.jit import jit as jit
+from jaxmodules.transforms.loops import fori_loop as fori_loop
+from jaxmodules.transforms.loops import scan as scan
+from jaxmodules.transforms.loops import while_loop as while_loop
 from jaxmodules.transforms.mapping import eval_shape as eval_shape
 from jaxmodules.transforms.mapping import vmap as vmap
+from jaxmodules.transforms.remat import remat as remat
