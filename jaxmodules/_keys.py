@@ -69,7 +69,7 @@ def is_record(value: Any) -> bool:
         return isinstance(value, types.SimpleNamespace) or kind.__name__ == "Namespace"
     opaque = types.FunctionType | types.BuiltinFunctionType | type | types.ModuleType | enum.Enum
     has_attributes = hasattr(value, "__dict__") or dataclasses.is_dataclass(kind)
-    is_plain = _home(kind) not in FOREIGN or getattr(kind, "compared_by_content", False)
+    is_plain = home(kind) not in FOREIGN or getattr(kind, "compared_by_content", False)
     return has_attributes and not isinstance(value, opaque) and is_plain
 
 
@@ -130,7 +130,7 @@ def restorer(value: Any, seen: set[int] | None = None) -> Callable[[], None]:
     return restore
 
 
-def _home(value: Any) -> str:
+def home(value: Any) -> str:
     """Return the top-level package that a class or function comes from."""
     return (value.__module__ or "").partition(".")[0]
 
@@ -255,7 +255,7 @@ def _parts(value: Any, get: Getter) -> Iterator[tuple[Any, Getter]]:
         yield from _parts(value.args, lambda: get().args)
         yield from _parts(value.keywords, lambda: get().keywords)
     elif isinstance(value, types.FunctionType):
-        if _home(value) not in FOREIGN or value.__closure__:
+        if home(value) not in FOREIGN or value.__closure__:
             yield from _function_parts(value)
         if hasattr(value, "__wrapped__"):
             yield value.__wrapped__, lambda: get().__wrapped__
@@ -279,7 +279,7 @@ def _function_parts(function: types.FunctionType) -> Iterator[tuple[Any, Getter]
         content = functools.partial(_content, cell)
         yield content(), content
     scope = function.__globals__
-    for name in _global_names(function.__code__):
+    for name in global_names(function.__code__):
         if name in scope:
             yield scope[name], functools.partial(scope.get, name)
     for i, default in enumerate(function.__defaults__ or ()):
@@ -296,8 +296,8 @@ def _content(cell: types.CellType) -> Any:
 
 
 @functools.cache
-def _global_names(code: types.CodeType) -> tuple[str, ...]:
+def global_names(code: types.CodeType) -> tuple[str, ...]:
     """Return the global names that a code object and the functions defined in it read."""
     own = [str(i.argval) for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
     inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return tuple(dict.fromkeys([*own, *(name for c in inner for name in _global_names(c))]))
+    return tuple(dict.fromkeys([*own, *(name for c in inner for name in global_names(c))]))

@@ -34,7 +34,7 @@ from jaxmodules._tracing import (
     unbound_message,
 )
 from jaxmodules._tracked import BufferDict, HookDict, buffer_writes, get_item, global_hooks, set_item
-from jaxmodules.nn.parameter import UninitializedBuffer, UninitializedParameter
+from jaxmodules.nn.parameter import Parameter, UninitializedBuffer, UninitializedParameter
 from jaxmodules.random import Generator, current_generator
 
 lock = threading.RLock()
@@ -44,7 +44,8 @@ NOT_STRUCTURE = frozenset(
     " _state_dict_hooks _state_dict_pre_hooks _load_state_dict_pre_hooks _load_state_dict_post_hooks"
     " _non_persistent_buffers_set _compiled_call_impl".split()
 )
-_NOT_OF_A_BOX = frozenset({"_grad", "_labels"})
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_NOT_OF_A_BOX = frozenset({"_grad", "_labels", "_backward_hooks", "_post_accumulate_grad_hooks"})
 
 
 class Scan(Freezer):
@@ -66,7 +67,7 @@ class Scan(Freezer):
     def run(self, roots: Sequence[Any]) -> Hashable:
         """Visit ``roots`` and return their joint key."""
         parts: list[Hashable] = [self.stateful(root, "") for root in roots]
-        for module, path in self._later:  # static attributes last: modules get their names from the tree
+        for module, path in self._later:  # static attributes and hooks last: modules get their names from the tree
             parts.append(self._static(module, path))
         parts.append(tuple(self._hooks(hooks, "", *flags) for hooks, flags in global_hooks))
         return tuple(parts)
@@ -82,6 +83,8 @@ class Scan(Freezer):
         if isinstance(value, Cell):
             self.cells.append(value)
             self.cell_names.append(path)
+            if isinstance(value, Parameter) and value._gradient_hooks:
+                self._later.append((value, path))
             return type(value), self._attributes(value, path, _NOT_OF_A_BOX) if hasattr(value, "__dict__") else ()
         if isinstance(value, Generator):
             return type(value), self.stateful(value._key, path)
@@ -112,16 +115,21 @@ class Scan(Freezer):
         return False
 
     def _static(self, module: Any, prefix: str) -> Hashable:
+        """Return the key of what a module, or a box, has beside its slots."""
+        if isinstance(module, Parameter):
+            return tuple(self._hooks(hooks, prefix) for hooks in module._gradient_hooks)
         own: dict[str, Any] = module.__dict__
-        post, pre = own["_forward_hooks"], own["_forward_pre_hooks"]
-        post.observed = pre.observed = True
+        post, pre, back, back_pre = (own[name] for name in _HOOKS)
         return (
             self._attributes(module, prefix, NOT_STRUCTURE),
             self._hooks(post, prefix, own["_forward_hooks_with_kwargs"], own["_forward_hooks_always_called"]),
             self._hooks(pre, prefix, own["_forward_pre_hooks_with_kwargs"]),
+            (own["_is_full_backward_hook"], self._hooks(back, prefix)) if back else (),
+            self._hooks(back_pre, prefix),
         )
 
     def _hooks(self, hooks: HookDict, prefix: str, *flags: Mapping[int, Any]) -> Hashable:
+        hooks.observed = True
         self.hooked |= not all(getattr(hook, "compared_by_content", False) for hook in hooks.values())
         return tuple((self.freeze(hook, prefix), *(i in flag for flag in flags)) for i, hook in hooks.items())
 

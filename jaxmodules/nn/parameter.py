@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodules._device import parse_device
+from jaxmodules._handles import RemovableHandle, add_hook
 from jaxmodules._tracing import Cell, LeakError, Tracer, epoch, leak_message, leaks, local
-from jaxmodules._tracked import Awaited
+from jaxmodules._tracked import Awaited, HookDict
 from jaxmodules.nn._writable import Writable, copy_array, is_differentiable, to_array
 from jaxmodules.random import blank, to_jax
 
+_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 _OWN_ATTRIBUTES = frozenset("_store _index _born _value value _grad grad _requires_grad requires_grad data".split())
 
 
@@ -45,6 +47,8 @@ class Parameter(Writable, Cell):
     """
 
     _labels: dict[str, int]  # the names that gradients came under, newest last
+    _backward_hooks: HookDict | None = None
+    _post_accumulate_grad_hooks: HookDict | None = None
 
     def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
         array = jnp.zeros(0) if data is None else to_array(data)
@@ -131,6 +135,44 @@ class Parameter(Writable, Cell):
         self.requires_grad = requires_grad
         return self
 
+    def register_hook(self, hook: Callable[[Any], Any]) -> RemovableHandle:
+        """Register ``hook(grad)`` to run when the gradient of this parameter is computed.
+
+        Each of our transforms that differentiates calls it with the total gradient, once; hooks run in the order of
+        their registration, and an array that one returns replaces the gradient.
+
+        Raises:
+            RuntimeError: if the parameter requires no gradient.
+
+        Examples:
+            >>> import jax.numpy as jnp
+            >>> import jaxmodules as jm
+            >>> weight = Parameter(jnp.ones(2))
+            >>> handle = weight.register_hook(lambda grad: grad * 10)
+            >>> jm.grad(lambda w: w.sum())(weight).tolist()
+            [10.0, 10.0]
+        """
+        return self._add_hook(_HOOKS[0], hook)
+
+    def register_post_accumulate_grad_hook(self, hook: Callable[[Any], None]) -> RemovableHandle:
+        """Register ``hook(param)`` to run in ``jm.backward`` when ``.grad`` has been added to.
+
+        Raises:
+            RuntimeError: if the parameter requires no gradient.
+        """
+        return self._add_hook(_HOOKS[1], hook)
+
+    def _add_hook(self, kind: str, hook: Callable[..., Any]) -> RemovableHandle:
+        if not self.requires_grad:
+            raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
+        if getattr(self, kind) is None:
+            setattr(self, kind, HookDict())
+        return add_hook(getattr(self, kind), hook)
+
+    @property
+    def _gradient_hooks(self) -> list[HookDict]:
+        return [hooks for hooks in (self._backward_hooks, self._post_accumulate_grad_hooks) if hooks is not None]
+
     is_leaf = True
     grad_fn = None
 
@@ -162,7 +204,9 @@ class Parameter(Writable, Cell):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Parameter":
         if id(self) not in memo:
-            memo[id(self)] = self._with(copy_array(self._value), copy_array(self._grad))
+            twin = memo[id(self)] = self._with(copy_array(self._value), copy_array(self._grad))
+            for name in _HOOKS:
+                twin.__dict__.pop(name, None)
         return memo[id(self)]
 
     def _with(self, value: Any, grad: Any = None) -> "Parameter":
@@ -174,7 +218,8 @@ class Parameter(Writable, Cell):
         return twin
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        extras = {k: v for k, v in self.__dict__.items() if k not in ("_grad", "_requires_grad", "_labels")}
+        own = ("_grad", "_requires_grad", "_labels", *_HOOKS)
+        extras = {k: v for k, v in self.__dict__.items() if k not in own}
         value = np.asarray(self._value) if isinstance(self._value, jax.Array) else self._value
         grad = None if self._grad is None else np.asarray(self._grad)
         return _rebuild, (type(self), value, grad, self._requires_grad, extras)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmodules._gradient_hooks import hooked, run_accumulated
 from jaxmodules._tracing import Cell
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.state import Structure
@@ -54,6 +55,7 @@ def _differentiate(
     values = structure.read()
 
     def pure(slots: dict[int, Any], leaves: dict[int, Any]) -> tuple[Any, tuple[Any, Changes]]:
+        slots = hooked(structure, slots)
         now = [slots.get(i, value) for i, value in enumerate(values)]
         out, changes = call.run(structure, now, [leaves.get(i, leaf) for i, leaf in enumerate(call.leaves)])
         return (out[0] if has_aux else out), (out, changes)
@@ -185,8 +187,9 @@ def backward(loss_fn: Callable[..., Any], *modules: Module) -> Any:
     index = {place: i for i, place in enumerate(structure.places)}
     boxes = {index[id(box)]: box for module in targets for box in label(module).values()}
     loss, gradients, _ = _differentiate(call, structure, list(boxes), (), False, {})
-    for i, box in boxes.items():
+    for i, box in reversed(boxes.items()):
         box.grad = gradients[i] if box.grad is None else box.grad + gradients[i]
+        run_accumulated(box, structure.names[i])
     return loss
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmodules._gradient_hooks import hooked
 from jaxmodules._tracked import buffer_writes, set_item
 from jaxmodules.nn._writable import to_array, unbox
 from jaxmodules.nn.modules.module import Module
@@ -55,6 +56,9 @@ def functionalize(net: Module) -> tuple[Callable[..., Any], Arrays, Arrays]:
         layout.check("state", state, layout.state, values)
         for name, array in (*params.items(), *state.items()):
             values[layout.places[name]] = unbox(array)
+        chosen = [layout.places[name] for name in params]
+        for i, array in hooked(layout.structure, {i: values[i] for i in chosen}, is_repeated=True).items():
+            values[i] = array
 
         def body() -> tuple[Any, Arrays]:
             with nullcontext() if rng is None else fork_rng(rng):
@@ -191,13 +195,14 @@ def functional_call(
             raise ValueError(f"functional_call got conflicting values for the tied keys {chosen[slot][0]}, {name}")
         chosen[slot] = (name, array)
     order = sorted(chosen)
+    values = hooked(structure, {slot: chosen[slot][1] for slot in order}, is_repeated=True)
     arguments = () if args is None else args if isinstance(args, tuple) else (args,)
 
     def body() -> Any:
         with _untied(apart):
             return module(*arguments, **(kwargs or {}))
 
-    return run_bound(structure.subset(order), [chosen[slot][1] for slot in order], body)
+    return run_bound(structure.subset(order), list(values.values()), body)
 
 
 @contextmanager

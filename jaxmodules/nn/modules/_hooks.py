@@ -1,51 +1,12 @@
-"""Hooks: handles that remove them, the global ones, and the call that runs them."""
+"""Hooks: the global ones, and the call that runs them."""
 
 import warnings
-import weakref
-from collections import OrderedDict as OrderedDict
 from typing import Any
 
+from jaxmodules._handles import RemovableHandle, add_hook
+from jaxmodules._leaks import call_hook
 from jaxmodules._tracked import HookDict, global_hooks
-
-
-class RemovableHandle:
-    """Remove a hook with :meth:`remove`, or at the end of a ``with`` block.
-
-    Args:
-        hooks_dict: the dict that the hook is registered in, under the handle's ``id``.
-        extra_dict: further dicts with entries under the same ``id``.
-    """
-
-    next_id = 0
-
-    def __init__(self, hooks_dict: Any, *, extra_dict: Any = None) -> None:
-        self.id = RemovableHandle.next_id
-        RemovableHandle.next_id += 1
-        extras = extra_dict if isinstance(extra_dict, list) else [] if extra_dict is None else [extra_dict]
-        self.hooks_dict_ref = weakref.ref(hooks_dict)
-        self.extra_dict_ref = tuple(weakref.ref(extra) for extra in extras)
-
-    def remove(self) -> None:
-        """Unregister the hook; doing it twice is no error."""
-        for ref in (self.hooks_dict_ref, *self.extra_dict_ref):
-            hooks = ref()
-            if hooks is not None and self.id in hooks:
-                del hooks[self.id]
-
-    def __getstate__(self) -> tuple[Any, ...]:
-        return (self.hooks_dict_ref(), self.id, tuple(ref() for ref in self.extra_dict_ref))
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        hooks, self.id, extras = state
-        self.hooks_dict_ref = weakref.ref(HookDict() if hooks is None else hooks)
-        self.extra_dict_ref = tuple(weakref.ref(HookDict() if extra is None else extra) for extra in extras)
-        RemovableHandle.next_id = max(RemovableHandle.next_id, self.id + 1)
-
-    def __enter__(self) -> "RemovableHandle":
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self.remove()
+from jaxmodules.nn.modules._backward_hooks import Passage, backward_hooks, backward_pre_hooks
 
 
 class Derivation:
@@ -89,18 +50,6 @@ parameter_registration_hooks = HookDict()
 buffer_registration_hooks = HookDict()
 
 
-def add_hook(hooks: HookDict, hook: Any, prepend: bool = False, **flags: tuple[HookDict, bool]) -> RemovableHandle:
-    """Register ``hook``, and its id in each flag dict whose flag is true."""
-    handle = RemovableHandle(hooks, extra_dict=[flag for flag, _ in flags.values()])
-    hooks[handle.id] = hook
-    for flag, is_on in flags.values():
-        if is_on:
-            flag[handle.id] = True
-    if prepend:
-        hooks.move_to_end(handle.id, last=False)
-    return handle
-
-
 def registered(hooks: HookDict, module: Any, name: str, value: Any) -> Any:
     """Return ``value`` as the global registration hooks leave it."""
     for hook in hooks.values():
@@ -113,23 +62,28 @@ def registered(hooks: HookDict, module: Any, name: str, value: Any) -> Any:
 def run(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run ``forward``, with hooks around it where there are any."""
     own = module.__dict__
-    if own["_forward_hooks"] or own["_forward_pre_hooks"] or forward_hooks or forward_pre_hooks:
+    if (
+        own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
+        or forward_hooks or forward_pre_hooks or backward_hooks or backward_pre_hooks
+    ):  # fmt: skip
         return _call_with_hooks(module, args, kwargs)
     return module.forward(*args, **kwargs)
 
 
 def _call_with_hooks(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run forward pre-hooks, ``forward`` and forward hooks; after an error, the hooks marked ``always_call``."""
+    """Run pre-hooks, ``forward`` and forward hooks, gradients passing backward hooks; after an error, those marked."""
     called: set[int] = set()
     result = None
     try:
+        passage = Passage.of(module)
         args, kwargs = _run_pre_hooks(module, args, kwargs)
+        args = args if passage is None else passage.enter(args)
         result = module.forward(*args, **kwargs)
         for number, hook in (*forward_hooks.items(), *module._forward_hooks.items()):
             called.add(number)
             output = _run_hook(module, number, hook, args, kwargs, result)
             result = result if output is None else output
-        return result
+        return result if passage is None else passage.leave(args, result)
     except Exception:
         _run_always_called(module, called, args, kwargs, result)
         raise
@@ -140,7 +94,7 @@ def _run_pre_hooks(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     for number, hook in (*forward_pre_hooks.items(), *module._forward_pre_hooks.items()):
         if number in module._forward_pre_hooks_with_kwargs:
-            output = hook(module, args, kwargs)
+            output = call_hook("forward pre-hook", number, hook, module, args, kwargs)
             if output is None:
                 continue
             if not (isinstance(output, tuple) and len(output) == 2):
@@ -149,7 +103,7 @@ def _run_pre_hooks(
                 )
             args, kwargs = output
         else:
-            output = hook(module, args)
+            output = call_hook("forward pre-hook", number, hook, module, args)
             if output is not None:
                 args = output if isinstance(output, tuple) else (output,)
     return args, kwargs
@@ -157,8 +111,8 @@ def _run_pre_hooks(
 
 def _run_hook(module: Any, number: int, hook: Any, args: Any, kwargs: Any, result: Any) -> Any:
     if number in module._forward_hooks_with_kwargs or number in forward_hooks_with_kwargs:
-        return hook(module, args, kwargs, result)
-    return hook(module, args, result)
+        return call_hook("forward hook", number, hook, module, args, kwargs, result)
+    return call_hook("forward hook", number, hook, module, args, result)
 
 
 def _run_always_called(module: Any, called: set[int], args: Any, kwargs: Any, result: Any) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 
+from jaxmodules._handles import RemovableHandle
 from jaxmodules._tracing import Tracer, local, outside
 from jaxmodules._tracked import buffer_writes, set_item
-from jaxmodules.nn.modules._hooks import RemovableHandle
 from jaxmodules.nn.parameter import is_lazy
 
 

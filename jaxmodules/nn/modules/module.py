@@ -15,13 +15,17 @@ from typing import Any, ClassVar, Self, TypeVar
 import jax
 import jax.numpy as jnp
 
+from jaxmodules._handles import RemovableHandle, add_hook
 from jaxmodules._keys import Stateful
 from jaxmodules._tracing import check_call, epoch, is_tracing, local
-from jaxmodules.nn.modules import _attributes, _convert, _hooks, _pytree, _state_dict, _walk
+from jaxmodules.nn.modules import _attributes, _backward_hooks, _convert, _hooks, _pytree, _state_dict, _walk
 from jaxmodules.nn.modules._attributes import DICTS, typename
+from jaxmodules.nn.modules._backward_hooks import (
+    register_module_backward_hook,
+    register_module_full_backward_hook,
+    register_module_full_backward_pre_hook,
+)
 from jaxmodules.nn.modules._hooks import (
-    RemovableHandle,
-    add_hook,
     register_module_buffer_registration_hook,
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -35,9 +39,12 @@ from jaxmodules.nn.parameter import Parameter
 
 __all__ = [
     "Module",
+    "register_module_backward_hook",
     "register_module_buffer_registration_hook",
     "register_module_forward_hook",
     "register_module_forward_pre_hook",
+    "register_module_full_backward_hook",
+    "register_module_full_backward_pre_hook",
     "register_module_module_registration_hook",
     "register_module_parameter_registration_hook",
 ]
@@ -247,27 +254,45 @@ class Module(Stateful):
         }
         return add_hook(self._forward_hooks, hook, prepend, **flags)
 
-    def register_full_backward_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
-        """Raise NotImplementedError: gradients are computed by JAX; take them from ``jm.grad``."""
-        raise _no_backward_hooks("register_full_backward_hook")
-
     def register_full_backward_pre_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
-        """Raise NotImplementedError: gradients are computed by JAX; take them from ``jm.grad``."""
-        raise _no_backward_hooks("register_full_backward_pre_hook")
+        """Register ``hook(module, grad_output)`` to run before gradients go back through the module.
+
+        Args:
+            hook: the function; a tuple that it returns replaces the gradients of the module's results.
+            prepend: run before the hooks already there.
+        """
+        return add_hook(self._backward_pre_hooks, hook, prepend)
+
+    def register_full_backward_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """Register ``hook(module, grad_input, grad_output)`` to run when gradients have gone back through the module.
+
+        Args:
+            hook: the function. It gets one gradient for each positional argument and each result, ``None`` where there
+                is none, and a tuple that it returns replaces the gradients of the arguments.
+            prepend: run before the hooks already there.
+
+        Raises:
+            RuntimeError: if the module has had a hook of :meth:`register_backward_hook`.
+        """
+        return _backward_hooks.register(self, hook, True, prepend)
 
     def register_backward_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        """Raise NotImplementedError: gradients are computed by JAX; take them from ``jm.grad``."""
-        raise _no_backward_hooks("register_backward_hook")
+        """Register a backward hook that gets the gradient of the first result only (PyTorch's deprecated kind).
+
+        Raises:
+            RuntimeError: if the module has had a hook of :meth:`register_full_backward_hook`.
+        """
+        return _backward_hooks.register(self, hook, False)
 
     def _get_backward_hooks(self) -> tuple[list[Any], list[Any]]:
-        hooks = list(self.__dict__["_backward_hooks"].values())
-        return (hooks, []) if self.__dict__["_is_full_backward_hook"] else ([], hooks)
+        full, not_full = _backward_hooks.hooks_of(self)
+        return [hook for _, hook in full], [hook for _, hook in not_full]
 
     def _get_backward_pre_hooks(self) -> list[Any]:
-        return list(self.__dict__["_backward_pre_hooks"].values())
+        return [hook for _, hook in _backward_hooks.pre_hooks_of(self)]
 
     def _maybe_warn_non_full_backward_hook(self, inputs: Any, result: Any, grad_fn: Any) -> None:
-        raise _no_backward_hooks("register_backward_hook")
+        _backward_hooks.warn_not_full(inputs, result)
 
     def _register_state_dict_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         if getattr(hook, "_from_public_api", False):
@@ -578,12 +603,6 @@ class Module(Stateful):
 
     def __repr__(self) -> str:
         return module_repr(self)
-
-
-def _no_backward_hooks(name: str) -> NotImplementedError:
-    return NotImplementedError(
-        f"{name} is not supported yet: gradients are computed by JAX; read or change them where jm.grad returns them"
-    )
 
 
 _pytree.register(Module)
