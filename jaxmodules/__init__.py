@@ -30,12 +30,18 @@ from jaxmodules.transforms import fori_loop as fori_loop
 from jaxmodules.transforms import functional_call as functional_call
 from jaxmodules.transforms import functionalize as functionalize
 from jaxmodules.transforms import grad as grad
+from jaxmodules.transforms import hessian as hessian
+from jaxmodules.transforms import jacfwd as jacfwd
+from jaxmodules.transforms import jacrev as jacrev
 from jaxmodules.transforms import jit as jit
+from jaxmodules.transforms import jvp as jvp
+from jaxmodules.transforms import linearize as linearize
 from jaxmodules.transforms import remat as remat
 from jaxmodules.transforms import scan as scan
 from jaxmodules.transforms import switch as switch
 from jaxmodules.transforms import update as update
 from jaxmodules.transforms import value_and_grad as value_and_grad
+from jaxmodules.transforms import vjp as vjp
 from jaxmodules.transforms import vmap as vmap
 from jaxmodules.transforms import while_loop as while_loop
 

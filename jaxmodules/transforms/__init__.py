@@ -14,6 +14,12 @@ from jaxmodules.transforms.autodiff import grad as grad
 from jaxmodules.transforms.autodiff import value_and_grad as value_and_grad
 from jaxmodules.transforms.branches import cond as cond
 from jaxmodules.transforms.branches import switch as switch
+from jaxmodules.transforms.derivatives import hessian as hessian
+from jaxmodules.transforms.derivatives import jacfwd as jacfwd
+from jaxmodules.transforms.derivatives import jacrev as jacrev
+from jaxmodules.transforms.derivatives import jvp as jvp
+from jaxmodules.transforms.derivatives import linearize as linearize
+from jaxmodules.transforms.derivatives import vjp as vjp
 from jaxmodules.transforms.functional import functional_call as functional_call
 from jaxmodules.transforms.functional import functionalize as functionalize
 from jaxmodules.transforms.functional import update as update

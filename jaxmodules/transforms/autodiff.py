@@ -8,63 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmodules._gradient_hooks import hooked, run_accumulated
-from jaxmodules._tracing import Cell
+from jaxmodules._gradient_hooks import run_accumulated
 from jaxmodules.nn.modules.module import Module
-from jaxmodules.state import Structure
-from jaxmodules.transforms._call import Call, Changes, commit, is_stateful
-from jaxmodules.transforms._label import label
-
-
-class _Target:
-    """One differentiated argument: which slots and which arrays of the call it is made of."""
-
-    def __init__(self, value: Any, first_leaf: int, index: dict[Any, int]) -> None:
-        parts, self._treedef = jax.tree_util.tree_flatten(value, is_leaf=is_stateful)
-        self._parts: list[Any] = []  # a dict of slots by name, one slot, or None for the next array
-        self.slots: list[int] = []
-        for part in parts:
-            if isinstance(part, Module):
-                self._parts.append({name: index[id(box)] for name, box in label(part).items()})
-                self.slots += self._parts[-1].values()
-            elif isinstance(part, Cell):
-                self._parts.append(index[id(part)])
-                self.slots.append(self._parts[-1])
-            elif is_stateful(part):
-                raise TypeError(f"expected modules, parameters and arrays to differentiate, got {part!r}")
-            else:
-                self._parts.append(None)
-        self.leaves = range(first_leaf, first_leaf + sum(part is None for part in self._parts))
-
-    def gradient(self, slots: dict[int, Any], leaves: dict[int, Any]) -> Any:
-        """Return the gradient in the form of the argument."""
-        arrays = iter(self.leaves)
-
-        def of(part: Any) -> Any:
-            if part is None:
-                return leaves[next(arrays)]
-            return {name: slots[i] for name, i in part.items()} if isinstance(part, dict) else slots[part]
-
-        return jax.tree_util.tree_unflatten(self._treedef, [of(part) for part in self._parts])
-
-
-def _differentiate(
-    call: Call, structure: Structure, slots: Sequence[int], leaves: Sequence[int], has_aux: bool, options: Any
-) -> tuple[Any, dict[int, Any], dict[int, Any]]:
-    """Run a call; return its output and its gradient with respect to some slots and some array arguments."""
-    values = structure.read()
-
-    def pure(slots: dict[int, Any], leaves: dict[int, Any]) -> tuple[Any, tuple[Any, Changes]]:
-        slots = hooked(structure, slots)
-        now = [slots.get(i, value) for i, value in enumerate(values)]
-        out, changes = call.run(structure, now, [leaves.get(i, leaf) for i, leaf in enumerate(call.leaves)])
-        return (out[0] if has_aux else out), (out, changes)
-
-    chosen = {i: values[i] for i in slots}, {i: call.leaves[i] for i in leaves}
-    (value, (out, changes)), gradients = jax.value_and_grad(pure, (0, 1), has_aux=True, **options)(*chosen)
-    commit(structure, changes)
-    out = (value, out[1]) if has_aux else value
-    return call.restore(out, structure) if changes.has_refs else out, *gradients
+from jaxmodules.transforms._call import Call
+from jaxmodules.transforms._point import Problem
 
 
 def value_and_grad(
@@ -93,23 +40,13 @@ def value_and_grad(
         >>> grads["weight"].tolist()
         [[2.0, 2.0, 2.0]]
     """
-    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
     @functools.wraps(fn, updated=())
     def wrapped(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        call = Call(fn, args, kwargs)
-        structure = call.structure()
-        index = {place: i for i, place in enumerate(structure.places)}
-        counts = [sum(not is_stateful(x) for x in jax.tree.leaves(arg, is_leaf=is_stateful)) for arg in args]
-        for i in positions:
-            if not -len(args) <= i < len(args):
-                raise TypeError(f"argnums names argument {i}, but the call has {len(args)} positional arguments")
-        targets = [_Target(args[i], sum(counts[: i % len(args)]), index) for i in positions]
-        slots = [i for target in targets for i in target.slots]
-        leaves = [i for target in targets for i in target.leaves]
-        out, *gradients = _differentiate(call, structure, slots, leaves, has_aux, options)
-        gradient = tuple(target.gradient(*gradients) for target in targets)
-        return out, gradient[0] if isinstance(argnums, int) else gradient
+        problem = Problem(Call(fn, args, kwargs), args, argnums, has_aux)
+        (value, rest), gradient = jax.value_and_grad(problem.pure, has_aux=True, **options)(problem.point)
+        out = problem.finish(value, rest)
+        return out if has_aux else out[0], problem.form(gradient)
 
     return wrapped
 
@@ -183,13 +120,12 @@ def backward(loss_fn: Callable[..., Any], *modules: Module) -> Any:
     targets = modules or [root for root in call.roots if isinstance(root, Module)]
     if not targets:
         raise TypeError("expected the modules whose parameters get gradients, as in jm.backward(loss_fn, net)")
-    structure = call.structure()
-    index = {place: i for i, place in enumerate(structure.places)}
-    boxes = {index[id(box)]: box for module in targets for box in label(module).values()}
-    loss, gradients, _ = _differentiate(call, structure, list(boxes), (), False, {})
-    for i, box in reversed(boxes.items()):
-        box.grad = gradients[i] if box.grad is None else box.grad + gradients[i]
-        run_accumulated(box, structure.names[i])
+    problem = Problem(call, targets, range(len(targets)))
+    (value, rest), gradient = jax.value_and_grad(problem.pure, has_aux=True)(problem.point)
+    loss, _ = problem.finish(value, rest)
+    for name, box, new in reversed([*problem.boxes(gradient)]):
+        box.grad = new if box.grad is None else box.grad + new
+        run_accumulated(box, name)
     return loss
 
 
