@@ -34,11 +34,6 @@ def is_tracing() -> bool:
     return _core.trace_ctx.trace is not _core.eval_trace
 
 
-def is_staged() -> bool:
-    """Tell whether this thread's operations end up in a program that is compiled as a whole."""
-    return any(type(trace).__name__ == "DynamicJaxprTrace" for trace in ancestry(_core.trace_ctx.trace))
-
-
 def outside() -> Any:
     """Return a context in which nothing is traced: what is computed there is concrete."""
     return _core.eval_context()

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxmodules._handles import RemovableHandle, add_hook
 from jaxmodules._keys import Stateful
-from jaxmodules._tracing import check_call, epoch, is_tracing, local
+from jaxmodules._tracing import epoch, is_tracing
 from jaxmodules.nn.modules import _attributes, _backward_hooks, _convert, _hooks, _pytree, _state_dict, _walk
 from jaxmodules.nn.modules._attributes import DICTS, typename
 from jaxmodules.nn.modules._backward_hooks import (
@@ -25,6 +25,7 @@ from jaxmodules.nn.modules._backward_hooks import (
     register_module_full_backward_hook,
     register_module_full_backward_pre_hook,
 )
+from jaxmodules.nn.modules._calls import call_traced
 from jaxmodules.nn.modules._hooks import (
     register_module_buffer_registration_hook,
     register_module_forward_hook,
@@ -80,7 +81,7 @@ class Module(Stateful):
     call_super_init: bool = False
     _compiled_call_impl: Callable[..., Any] | None = None
     _jm_compiler: ClassVar[Callable[..., Any]]  # set by transforms.jit, which is a level above
-    _jm_call_block: ClassVar[Callable[..., Any]]  # set by transforms._share
+    _jm_call_block: ClassVar[Callable[..., Any]]  # set by transforms._share, likewise
 
     training: bool
     _parameters: dict[str, Parameter | None]
@@ -198,19 +199,7 @@ class Module(Stateful):
     _wrapped_call_impl = __call__
 
     def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
-        if not is_tracing():
-            return _hooks.run(self, args, kwargs)
-        if local.frames:
-            check_call()
-        name = getattr(self, "_jm_scope", None) or type(self).__name__
-        local.path.append(name)
-        try:
-            with jax.named_scope(name):
-                if local.frames and self._modules:
-                    return Module._jm_call_block(self, args, kwargs)
-                return _hooks.run(self, args, kwargs)
-        finally:
-            local.path.pop()
+        return call_traced(self, args, kwargs) if is_tracing() else _hooks.run(self, args, kwargs)
 
     def _slow_forward(self, *input: Any, **kwargs: Any) -> Any:
         return self.forward(*input, **kwargs)
