@@ -24,6 +24,7 @@ from jaxmodules.random import seed as seed
 from jaxmodules.random import set_rng_state as set_rng_state
 from jaxmodules.summary import summary as summary
 from jaxmodules.transforms import backward as backward
+from jaxmodules.transforms import capture as capture
 from jaxmodules.transforms import cond as cond
 from jaxmodules.transforms import eval_shape as eval_shape
 from jaxmodules.transforms import fori_loop as fori_loop

@@ -24,6 +24,7 @@ from jaxmodules.random import Generator
 _WIDEST = 1000  # what is longer is looked at, but not into
 _DEEPEST = 8
 _OPAQUE = (jax.Array, np.ndarray, str, bytes, int, float, types.ModuleType, Cell, Generator)
+_HOLDERS = ("collections", "queue", "weakref")  # the containers of the standard library that are written in Python
 _EMPTY = object()
 
 Items = list[tuple[str, Any]]
@@ -103,6 +104,10 @@ class Holdings:
             if fields is not getattr(value, "__dict__", None):
                 return [*there, *((dot + k, v) for k, v in fields.items())]
             return there + self._container(fields, lambda: [(dot + k, v) for k, v in list(fields.items())])
+        if home(type(value)) in _HOLDERS and hasattr(value, "__dict__"):
+            return [(name, item) for item in vars(value).values()]
+        if home(type(value)) not in FOREIGN and _slots(value):
+            return self._add(*_slotted(value, dot))
         return [(name, value.__wrapped__)] if hasattr(value, "__wrapped__") else []
 
     def _container(self, value: Any, read: Callable[[], Items]) -> Items:
@@ -167,6 +172,26 @@ def _cell(cell: types.CellType, name: str) -> tuple[Callable[[], Items], Callabl
     return read, restore
 
 
+def _slots(value: Any) -> list[str]:
+    """Return the names of the slots of an object that are filled."""
+    names = [getattr(kind, "__slots__", ()) for kind in type(value).__mro__]
+    flat = [name for group in names for name in ([group] if isinstance(group, str) else group)]
+    return [name for name in flat if not name.startswith("__") and hasattr(value, name)]
+
+
+def _slotted(value: Any, dot: str) -> tuple[Callable[[], Items], Callable[[], None]]:
+    before = {name: getattr(value, name) for name in _slots(value)}
+
+    def restore() -> None:
+        for name in _slots(value):
+            if name not in before:
+                delattr(value, name)
+            elif getattr(value, name) is not before[name]:
+                setattr(value, name, before[name])
+
+    return lambda: [(dot + name, getattr(value, name)) for name in _slots(value)], restore
+
+
 def _global(scope: dict[str, Any], name: str) -> tuple[Callable[[], Items], Callable[[], None]]:
     before = scope.get(name, _EMPTY)
 
@@ -200,7 +225,7 @@ def call_hook(kind: str, number: int, hook: Callable[..., Any], *args: Any, **kw
     Raises:
         LeakError: naming the hook, the place, the module, and the way to get values out.
     """
-    if not is_tracing() or home(hook) in FOREIGN or was_registered_here(number):
+    if not is_tracing() or home(hook) == "jaxmodules" or was_registered_here(number):
         return hook(*args, **kwargs)
     holdings = Holdings(hook, *(arg for arg in args if isinstance(arg, Stateful)))
     try:
@@ -219,7 +244,12 @@ def _message(kind: str, hook: Any, place: str) -> str:
     module = f" of '{'.'.join(local.path)}'" if local.path else ""
     where = f"'{place}'" if place else "an object of its own"
     return (
-        f"the {kind} '{name}'{module} stored a traced value in {where}, which outlives the trace (a hook that stores"
-        " needs concrete values): the value was taken out again. To get the outputs of submodules, call"
-        " jm.capture(net, names)(x), which returns them; a hook that returns a value may replace outputs and gradients"
+        f"the {kind} '{name}'{module} stored a traced value in {where}, which outlives the trace (expected a concrete"
+        f" array); it has been taken out again: {_ADVICE['forward' in kind]}"
     )
+
+
+_ADVICE = {
+    True: "jm.capture(net, names)(x) returns the outputs of submodules, also in a compiled function",
+    False: "store gradients where they are concrete (jm.grad or jm.backward without jm.jit around), or return them",
+}

@@ -14,6 +14,7 @@ from jaxmodules.transforms.autodiff import grad as grad
 from jaxmodules.transforms.autodiff import value_and_grad as value_and_grad
 from jaxmodules.transforms.branches import cond as cond
 from jaxmodules.transforms.branches import switch as switch
+from jaxmodules.transforms.capture import capture as capture
 from jaxmodules.transforms.derivatives import hessian as hessian
 from jaxmodules.transforms.derivatives import jacfwd as jacfwd
 from jaxmodules.transforms.derivatives import jacrev as jacrev

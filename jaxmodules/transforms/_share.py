@@ -72,7 +72,7 @@ class _Arguments:
 
 def call(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a module with children in a frame, in a trace that it shares with its equals where that changes nothing."""
-    if local.frames[0].private or not is_staged():
+    if local.frames[0].private or not is_staged() or _hooks.recorders:
         return _hooks.run(module, args, kwargs)
     arguments = _Arguments(args, kwargs)
     families = local.frames[-1].families

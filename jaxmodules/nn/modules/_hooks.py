@@ -1,10 +1,15 @@
 """Hooks: the global ones, and the call that runs them."""
 
+import threading
 import warnings
+from collections.abc import Mapping
 from typing import Any
+
+import jax
 
 from jaxmodules._handles import RemovableHandle, add_hook
 from jaxmodules._leaks import call_hook
+from jaxmodules._tracing import LeakError, Tracer, ancestry, current_trace
 from jaxmodules._tracked import HookDict, global_hooks
 from jaxmodules.nn.modules._backward_hooks import Passage, backward_hooks, backward_pre_hooks
 
@@ -64,10 +69,47 @@ def run(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     own = module.__dict__
     if (
         own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
-        or forward_hooks or forward_pre_hooks or backward_hooks or backward_pre_hooks
+        or forward_hooks or forward_pre_hooks or backward_hooks or backward_pre_hooks or recorders
     ):  # fmt: skip
-        return _call_with_hooks(module, args, kwargs)
+        result = _call_with_hooks(module, args, kwargs)
+        for recorder in recorders:
+            recorder.record(module, result)
+        return result
     return module.forward(*args, **kwargs)
+
+
+class Recorder:
+    """Keep the results of some modules, called in this thread while the recorder is among ``recorders``.
+
+    Args:
+        modules: the modules by name; one may have several names.
+    """
+
+    def __init__(self, modules: Mapping[str, Any]) -> None:
+        self.results: dict[int, list[Any]] = {id(module): [] for module in modules.values()}
+        self._names = {id(module): name for name, module in modules.items()}
+        self._thread = threading.get_ident()
+        self._traces = list(ancestry(current_trace()))
+
+    def record(self, module: Any, result: Any) -> None:
+        """Take note of the result of a module.
+
+        Raises:
+            LeakError: if it belongs to a trace inside the one that the recorder was made in.
+        """
+        if id(module) not in self.results or threading.get_ident() != self._thread:
+            return
+        for leaf in jax.tree.leaves(result):
+            if isinstance(leaf, Tracer) and all(leaf._trace is not trace for trace in self._traces):
+                raise LeakError(
+                    f"the output of '{self._names[id(module)]}' can't be captured: the module is called inside a"
+                    " transform within the forward pass (jit, vmap, scan, checkpoint), which its values can't leave:"
+                    " capture a module that is called outside of it, or put jm.capture inside the transform"
+                )
+        self.results[id(module)].append(result)
+
+
+recorders: list[Recorder] = []  # of all threads
 
 
 def _call_with_hooks(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

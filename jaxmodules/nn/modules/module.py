@@ -189,7 +189,7 @@ class Module(Stateful):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            if self._compiled_call_impl is not None:
+            if self._compiled_call_impl is not None and not _hooks.recorders:
                 return self._compiled_call_impl(*args, **kwargs)
             return self._call_impl(*args, **kwargs)
         except Exception as error:
