@@ -103,17 +103,27 @@ class Parameter(Writable, Cell):
 
     @grad.setter
     def grad(self, new: Any) -> None:
-        if new is not None:
-            new = to_array(new)
-            if tuple(new.shape) != tuple(self._value.shape):
-                raise RuntimeError(
-                    f"assigned grad has data of a different size: expected shape {tuple(self._value.shape)},"
-                    f" got {tuple(new.shape)}"
-                )
+        new = None if new is None else self._as_gradient(new)
         if local.frames:
             _touch_grad(self)
         self._check_grad(new)
         self._grad = new
+
+    def _as_gradient(self, new: Any) -> Any:
+        if not (isinstance(new, jax.Array | np.ndarray) or hasattr(new, "__jax_array__") or hasattr(new, "detach")):
+            raise TypeError(f"assigned grad expected to be an array or None but got grad of type {type(new).__name__}")
+        new = to_array(new)
+        if tuple(new.shape) != tuple(self._value.shape):
+            raise RuntimeError(
+                f"assigned grad has data of a different size: expected shape {tuple(self._value.shape)},"
+                f" got {tuple(new.shape)}"
+            )
+        if new.dtype != self._value.dtype:
+            raise RuntimeError(
+                f"assigned grad has data of a different type: attempting to assign a gradient with dtype {new.dtype}"
+                f" to a parameter of dtype {self._value.dtype}"
+            )
+        return new
 
     @property
     def requires_grad(self) -> bool:

@@ -7,11 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from jaxmodules._gradient_hooks import run_accumulated
 from jaxmodules.nn.modules.module import Module
+from jaxmodules.nn.parameter import Parameter
 from jaxmodules.transforms._call import Call
-from jaxmodules.transforms._point import Problem
+from jaxmodules.transforms._point import Point, Problem
 
 
 def value_and_grad(
@@ -80,22 +82,24 @@ def grad(
     return wrapped
 
 
-def backward(loss_fn: Callable[..., Any], *modules: Module) -> Any:
-    """Compute a loss, and add its gradient to the ``.grad`` of the modules' trainable parameters.
+def backward(loss_fn: Callable[..., Any], *modules: Module | Parameter) -> Any:
+    """Compute a loss, and add its gradient to the ``.grad`` of the trainable parameters that it depends on.
 
     The counterpart of ``loss.backward()`` for PyTorch-style loops: ``optimizer.zero_grad()``;
-    ``loss = jm.backward(lambda: F.mse_loss(net(x), y), net)``; ``optimizer.step()``.
+    ``loss = jm.backward(lambda: F.mse_loss(net(x), y), net)``; ``optimizer.step()``. As there, the ``.grad`` of a
+    parameter that took no part in the loss stays what it was: ``None``, and optimizers leave the parameter alone.
 
     Args:
         loss_fn: computes a scalar; called without arguments, or with the modules if it takes any.
-        modules: whose parameters get gradients; by default all that the function's closure and globals show.
+        modules: modules and parameters that get gradients; by default all that the function's closure and globals
+            show.
 
     Returns:
         The loss.
 
     Raises:
-        RuntimeError: if the loss is no scalar.
-        TypeError: if one of ``modules`` is no Module, or none is given or found.
+        RuntimeError: if the loss is no real scalar, or depends on no trainable parameter.
+        TypeError: if one of ``modules`` is no Module or Parameter, or none is given or found.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -106,27 +110,57 @@ def backward(loss_fn: Callable[..., Any], *modules: Module) -> Any:
         [2.0]
     """
     for module in modules:
-        if not isinstance(module, Module):
+        if not isinstance(module, Module | Parameter):
             raise TypeError(f"expected modules after the loss function, got {module!r}")
 
     @functools.wraps(loss_fn, updated=())
-    def scalar_loss(*args: Any) -> Any:
+    def scalar_loss(*args: Any) -> tuple[Any, Any]:
         loss = loss_fn(*args)
-        if jnp.shape(loss) != ():
+        if jnp.size(loss) != 1:
             raise RuntimeError(f"grad can be implicitly created only for scalar outputs, got shape {jnp.shape(loss)}")
-        return loss
+        if jnp.iscomplexobj(loss):
+            raise RuntimeError(f"grad can be implicitly created only for real scalar outputs, got {loss.dtype}")
+        return jnp.reshape(loss, ()), loss
 
     call = Call(scalar_loss, modules if _takes_arguments(loss_fn) else (), {}, also=modules)
-    targets = modules or [root for root in call.roots if isinstance(root, Module)]
-    if not targets:
+    found = modules or [root for root in call.roots if isinstance(root, Module | Parameter)]
+    if not found:
         raise TypeError("expected the modules whose parameters get gradients, as in jm.backward(loss_fn, net)")
-    problem = Problem(call, targets, range(len(targets)))
-    (value, rest), gradient = jax.value_and_grad(problem.pure, has_aux=True)(problem.point)
-    loss, _ = problem.finish(value, rest)
-    for name, box, new in reversed([*problem.boxes(gradient)]):
+    targets = [target for target in found if isinstance(target, Module) or target.requires_grad]
+    problem = Problem(call, targets, range(len(targets)), has_aux=True)
+    reached: set[int] = set()
+    noting = _noting(reached)
+    (value, rest), gradient = jax.value_and_grad(lambda p: problem.pure(noting(p)), has_aux=True)(problem.point)
+    _, loss = problem.finish(value, rest)
+    if not reached:
+        raise RuntimeError(
+            "element 0 of tensors does not require grad and does not have a grad_fn: the loss depends on no trainable"
+            f" parameter of {', '.join(type(target).__name__ for target in found)}"
+        )
+    reached_ones = Point({i: g for i, g in gradient.slots.items() if i in reached}, {})
+    for name, box, new in reversed([*problem.boxes(reached_ones)]):
         box.grad = new if box.grad is None else box.grad + new
         run_accumulated(box, name)
     return loss
+
+
+def _noting(reached: set[int]) -> Callable[[Point], Point]:
+    """Return an identity that notes, in the backward pass, to which slots a gradient comes back."""
+
+    @jax.custom_vjp
+    def same(slots: dict[int, Any]) -> dict[int, Any]:
+        return slots
+
+    def forward(slots: dict[int, Any]) -> tuple[dict[int, Any], None]:
+        return {i: slot.value for i, slot in slots.items()}, None
+
+    def reverse(_: None, gradients: dict[int, Any]) -> tuple[dict[int, Any]]:
+        there = {i for i, gradient in gradients.items() if not isinstance(gradient, SymbolicZero)}
+        reached.update(there)
+        return ({i: gradient if i in there else None for i, gradient in gradients.items()},)
+
+    same.defvjp(forward, reverse, symbolic_zeros=True)
+    return lambda point: Point(same(point.slots), point.leaves)
 
 
 def _takes_arguments(function: Callable[..., Any]) -> bool:

@@ -253,10 +253,17 @@ def test_backward_writes_buffers() -> None:
             RuntimeError,
             r"only for scalar outputs, got shape \(4, 1\)",
         ),
+        (lambda net: jm.backward(lambda: 1j * net(BATCH).sum(), net), RuntimeError, "only for real scalar outputs"),
+        (lambda net: jm.backward(lambda: 1.0, net), RuntimeError, "the loss depends on no trainable parameter of Lin"),
+        (
+            lambda net: (net.requires_grad_(False), jm.backward(lambda: total(net), net)),
+            RuntimeError,
+            "element 0 of tensors does not require grad and does not have a grad_fn",
+        ),
         (lambda net: jm.backward(lambda: 0.0, 3), TypeError, "expected modules after the loss function, got 3"),
         (lambda net: jm.backward(lambda: jnp.zeros(())), TypeError, "expected the modules whose parameters get grad"),
     ],
-    ids=["non-scalar", "no module", "none found"],
+    ids=["non-scalar", "complex", "constant", "all frozen", "no module", "none found"],
 )
 def test_backward_says_what_is_wrong(run: Any, error: Any, match: str) -> None:
     net = nn.Linear(3, 1)
@@ -272,3 +279,69 @@ def test_gradient_names_find_their_parameters_whatever_the_order() -> None:
     grads = jax.jit(lambda g: g)(jm.grad(total)(net))
     optimizer.step(grads)
     assert_arrays({n: p.value for n, p in net.named_parameters()}, expected)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jm.jit], ids=["eager", "jm.jit"])
+def test_backward_leaves_the_grad_of_what_took_no_part(wrap: Any) -> None:
+    net = nn.ModuleDict({name: nn.Linear(3, 1) for name in ("used", "unused", "detached")})
+    net["unused"].bias.grad = jnp.ones(1)
+    step = wrap(lambda: jm.backward(lambda: total(net["used"]) + jax.lax.stop_gradient(total(net["detached"])), net))
+    for _ in range(2):
+        step()
+    without = [name for name, p in net.named_parameters() if p.grad is None]
+    assert without == ["unused.weight", "detached.weight", "detached.bias"]
+    same(net["unused"].bias.grad, np.ones(1))
+    same(net["used"].weight.grad, 2 * jm.grad(total)(net["used"])["weight"])
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jm.jit], ids=["eager", "jm.jit"])
+def test_optimizer_leaves_alone_what_took_no_part(wrap: Any) -> None:
+    net = nn.ModuleList([nn.Linear(3, 1), nn.Linear(3, 1)])
+    optimizer = jm.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.5)
+    before = np.asarray(net[1].weight)
+
+    def step(net: Any, optimizer: Any) -> None:
+        jm.backward(lambda: total(net[0]), net)
+        optimizer.step()
+
+    wrap(step)(net, optimizer)
+    np.testing.assert_array_equal(net[1].weight, before)
+    assert net[0].weight in optimizer.state and net[1].weight not in optimizer.state
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jm.jit], ids=["eager", "jm.jit"])
+def test_gradients_of_micro_batches_add_up(wrap: Any) -> None:
+    net = plain()
+    expected = jm.grad(lambda net: jnp.mean(net(BATCH) ** 2))(net)
+
+    def accumulate(net: Any) -> None:
+        for rows in (BATCH[:2], BATCH[2:]):
+            jm.backward(lambda net, rows=rows: jnp.mean(net(rows) ** 2) / 2, net)
+
+    wrap(accumulate)(net)
+    assert_arrays({n: p.grad for n, p in net.named_parameters()}, expected)
+
+
+def test_backward_takes_one_element_and_bare_parameters() -> None:
+    weight, frozen = nn.Parameter(X), nn.Parameter(X, requires_grad=False)
+    assert jm.backward(lambda: weight[:1] ** 2 * frozen[:1]).shape == (1,)
+    same(weight.grad, [2.0, 0.0, 0.0])
+    jm.backward(lambda w: jnp.sum(w * frozen), weight)
+    same(weight.grad, X + np.array([2.0, 0.0, 0.0]))
+    assert frozen.grad is None
+
+
+GRADS: dict[str, tuple[Any, Any, str]] = {
+    "shape": (np.ones(2, np.float32), RuntimeError, r"different size: expected shape \(3,\), got \(2,\)"),
+    "dtype": (jnp.ones(3, jnp.int32), RuntimeError, "gradient with dtype int32 to a parameter of dtype float32"),
+    "list": ([1.0, 2.0, 3.0], TypeError, "assigned grad expected to be an array or None but got grad of type list"),
+}
+
+
+@pytest.mark.parametrize("kind", GRADS)
+def test_grad_must_fit_its_parameter(kind: str) -> None:
+    value, error, match = GRADS[kind]
+    weight = nn.Parameter(X)
+    with pytest.raises(error, match=match):
+        weight.grad = value
+    assert weight.grad is None
