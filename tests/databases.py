@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from jaxmodules import nn
-from tests.table import cotangents, is_float, leaves
+from tests.table import cotangents, dtype_name, is_float, leaves
 
 with warnings.catch_warnings():  # of packages that torch's own tests use and these don't
     warnings.simplefilter("ignore")
@@ -108,6 +108,8 @@ def close(ours: Any, theirs: Any, what: str) -> None:
     """Compare an array with a tensor, or with the zeros that a missing gradient stands for."""
     expected = np.zeros(ours.shape, np.float32) if theirs is None else theirs.detach().numpy()
     assert ours.shape == expected.shape, f"{what}: expected shape {expected.shape}, got {ours.shape}"
+    if theirs is not None:
+        assert dtype_name(ours) == dtype_name(theirs), f"{what}: expected {theirs.dtype}, got {ours.dtype}"
     np.testing.assert_allclose(ours, expected, TOLERANCE, TOLERANCE, err_msg=what)
 
 

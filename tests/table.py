@@ -207,6 +207,12 @@ def is_float(value: Any) -> bool:
     return "float" in str(value.dtype)
 
 
+def dtype_name(value: Any) -> str:
+    """Name the type of an array or tensor; wide and narrow have one name where JAX has the narrow one alone."""
+    name = str(value.dtype).removeprefix("torch.")
+    return name if jax.config.jax_enable_x64 else name.replace("64", "32")
+
+
 def cotangents(outputs: list[Any]) -> Iterator[np.ndarray]:
     """Draw a cotangent for every floating point output."""
     rng = np.random.default_rng(1)

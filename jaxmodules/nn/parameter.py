@@ -51,7 +51,7 @@ class Parameter(Writable, Cell):
     _post_accumulate_grad_hooks: HookDict | None = None
 
     def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
-        array = jnp.zeros(0) if data is None else to_array(data)
+        array = jnp.zeros(0, jnp.float32) if data is None else to_array(data)
         if requires_grad and not is_differentiable(array):
             raise RuntimeError(
                 f"only arrays of floating point or complex dtype can require gradients, got {array.dtype}:"
@@ -309,7 +309,7 @@ class Buffer:
     """
 
     def __init__(self, data: Any = None, *, persistent: bool = True) -> None:
-        self.data = jnp.zeros(0) if data is None else to_array(data)
+        self.data = jnp.zeros(0, jnp.float32) if data is None else to_array(data)
         self.persistent = persistent
 
     def __jax_array__(self) -> Any:

@@ -31,8 +31,14 @@ class Library:
         return getattr(self.nn, name)
 
 
+def tensor(value: Any) -> jax.Array:
+    """Make an array as ``torch.tensor`` does: floats without a type are float32, whatever JAX makes of them."""
+    untyped = not hasattr(value, "dtype") and np.asarray(value).dtype == np.float64
+    return jnp.asarray(value, jnp.float32 if untyped else None)
+
+
 TORCH = Library(torch.nn, torch.nn.modules.module, torch.tensor, torch, torch.manual_seed)
-OURS = Library(jm.nn, our_hooks, lambda value: jnp.asarray(value), jnp, jm.manual_seed)
+OURS = Library(jm.nn, our_hooks, tensor, jnp, jm.manual_seed)
 
 Build = Callable[[Library], Any]
 Raises = type[BaseException] | tuple[type[BaseException], ...]

@@ -13,7 +13,7 @@ import torch
 
 from jaxmodules.nn import functional as F
 from tests.rows import params, refusals
-from tests.table import Call, Zeros, cotangents, is_float, leaves, to_torch
+from tests.table import Call, Zeros, cotangents, dtype_name, is_float, leaves, to_torch
 
 
 def in_torch(options: dict[str, Any]) -> dict[str, Any]:
@@ -28,7 +28,8 @@ def theirs(call: Call, arrays: dict[str, np.ndarray]) -> tuple[list[torch.Tensor
         tensor.requires_grad_()
     outputs = leaves(getattr(torch.nn.functional, call.name)(**tensors, **in_torch(call.options)))
     floating = [output for output in outputs if is_float(output)]
-    pairs = zip(floating, map(torch.tensor, cotangents(outputs)), strict=True)
+    given = (torch.tensor(c, dtype=x.dtype) for c, x in zip(cotangents(outputs), floating, strict=True))
+    pairs = zip(floating, given, strict=True)
     differentiable = [pair for pair in pairs if pair[0].requires_grad]
     if not differentiable:
         return outputs, {}
@@ -58,19 +59,34 @@ def ours(call: Call, arrays: dict[str, Any], wanted: Any) -> tuple[Any, dict[str
     return run(arrays)
 
 
+def compare(call: Call, arrays: dict[str, Any], tolerance: float) -> None:
+    """Run both, and compare values, gradients and types."""
+    expected, gradients = theirs(call, arrays)
+    result, found = ours(call, arrays, gradients.keys())
+    for one, other in zip(result, expected, strict=True):
+        assert (one.shape, dtype_name(one)) == (tuple(other.shape), dtype_name(other))
+        np.testing.assert_allclose(one, other.detach().numpy(), tolerance, tolerance)
+    for key, expected in gradients.items():
+        for one, other in zip(leaves(found[key]), expected, strict=True):
+            assert other is None or dtype_name(one) == dtype_name(other), key
+            np.testing.assert_allclose(one, 0 if other is None else other, tolerance, tolerance, err_msg=key)
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss")
 @pytest.mark.parametrize("call", params("CALLS"))
 def test_result_and_gradients_equal_torch(call: Call) -> None:
-    arrays = call.make()
-    expected, gradients = theirs(call, arrays)
-    result, found = ours(call, arrays, gradients.keys())
-    for one, other in zip(result, expected, strict=True):
-        assert one.shape == tuple(other.shape)
-        np.testing.assert_allclose(one, other.detach().numpy(), call.tolerance, call.tolerance)
-    for key, expected in gradients.items():
-        for one, other in zip(leaves(found[key]), expected, strict=True):
-            np.testing.assert_allclose(one, 0 if other is None else other, call.tolerance, call.tolerance, err_msg=key)
+    compare(call, call.make(), call.tolerance)
+
+
+@pytest.mark.skipif(not jax.config.jax_enable_x64, reason="JAX_ENABLE_X64 is not set")
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss")
+@pytest.mark.parametrize("call", params("CALLS"))
+def test_double_precision_equals_torch(call: Call) -> None:
+    if "dtype" not in call.options and call.name != "embedding_bag":  # torch's gradient of doubles reads out of bounds
+        arrays = jax.tree.map(lambda x: x.astype(np.float64) if is_float(x) else x, call.make())
+        compare(call, arrays, 1e-9)
 
 
 @pytest.mark.parametrize("name, args, options, message", refusals("REFUSED_CALLS"))

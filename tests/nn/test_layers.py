@@ -15,7 +15,7 @@ import torch
 import jaxmodules as jm
 from jaxmodules import nn
 from tests.rows import params, refusals, rows
-from tests.table import Case, build_pair, build_seeded, cotangents, draw, is_float, leaves, to_torch
+from tests.table import Case, build_pair, build_seeded, cotangents, draw, dtype_name, is_float, leaves, to_torch
 
 LAYERS = params("LAYERS")
 RUNS = [
@@ -75,6 +75,7 @@ def run(case: Case, mode: str) -> Any:
 def close(ours: Any, theirs: Any, case: Case, name: str) -> None:
     expected = np.zeros(ours.shape, np.float32) if theirs is None else theirs.detach().numpy()
     assert ours.shape == expected.shape, name
+    assert theirs is None or dtype_name(ours) == dtype_name(theirs), name
     np.testing.assert_allclose(ours, expected, case.tolerance, case.tolerance, err_msg=name)
 
 
@@ -108,8 +109,8 @@ def test_eager_equals_compiled_and_writes_its_buffers(case: Case, mode: str) -> 
 @pytest.mark.parametrize("case", LAYERS)
 def test_state_dict_has_the_keys_shapes_and_dtypes_of_torch(case: Case) -> None:
     ours, theirs = build_pair(case)
-    expected = {name: (tuple(t.shape), str(t.dtype).split(".")[1]) for name, t in theirs.state_dict().items()}
-    found = {name: (a.shape, str(a.dtype).replace("int32", "int64")) for name, a in ours.state_dict().items()}
+    expected = {name: (tuple(t.shape), dtype_name(t)) for name, t in theirs.state_dict().items()}
+    found = {name: (a.shape, dtype_name(a)) for name, a in ours.state_dict().items()}
     assert list(found.items()) == list(expected.items())
     theirs.load_state_dict({name: torch.tensor(np.asarray(a)) for name, a in ours.state_dict().items()})
 

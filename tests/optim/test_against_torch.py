@@ -154,7 +154,7 @@ def test_a_closure_returns_loss_and_gradients() -> None:
     net = nn.Linear(3, 1)
     optimizer = jm.optim.SGD(net.parameters(), lr=0.1)
     before = net.bias.numpy()
-    loss = optimizer.step(lambda: jm.value_and_grad(lambda net: net(jnp.ones((2, 3))).sum())(net))
+    loss = optimizer.step(lambda: jm.value_and_grad(lambda net: net(jnp.ones((2, 3), jnp.float32)).sum())(net))
     assert loss.shape == ()
     np.testing.assert_allclose(net.bias.numpy(), before - 0.2, rtol=1e-6)
 
@@ -163,7 +163,7 @@ def test_a_closure_fills_grad_and_returns_the_loss() -> None:
     net = nn.Linear(3, 1)
     optimizer = jm.optim.SGD(net.parameters(), lr=0.1)
     before = net.bias.numpy()
-    loss = optimizer.step(lambda: jm.backward(lambda: net(jnp.ones((2, 3))).sum(), net))
+    loss = optimizer.step(lambda: jm.backward(lambda: net(jnp.ones((2, 3), jnp.float32)).sum(), net))
     assert loss.shape == ()
     np.testing.assert_allclose(net.bias.numpy(), before - 0.2, rtol=1e-6)
 

@@ -250,7 +250,7 @@ def test_optimizers_of_one_class_share_their_eager_program() -> None:
 def test_the_program_of_a_step_costs_what_raw_optax_costs() -> None:
     ours, arguments = _with_jaxmodules.make_function(50)
     raw, raw_arguments = _with_raw.make_function(50)
-    with jax.numpy_rank_promotion("allow"):
+    with jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
         cost = jm.jit(ours).lower(*arguments).compile().cost_analysis()
         expected = jax.jit(raw).lower(*raw_arguments).compile().cost_analysis()
     for what in ("flops", "bytes accessed"):
@@ -267,7 +267,7 @@ def test_rearranging_inside_a_foreign_transform_is_an_error() -> None:
         return loss
 
     with pytest.raises(RuntimeError, match="rearrange its state"):
-        jm.vmap(step)(jnp.ones((1, 2, 3)))
+        jm.vmap(step)(jnp.ones((1, 2, 3), jnp.float32))
 
 
 def test_shape_of_a_step_that_rearranges_is_known() -> None:
@@ -279,4 +279,4 @@ def test_shape_of_a_step_that_rearranges_is_known() -> None:
         optimizer.step(grads)
         return loss
 
-    assert jm.eval_shape(step, first, optimizer, jnp.ones((2, 3))).shape == ()
+    assert jm.eval_shape(step, first, optimizer, jnp.ones((2, 3), jnp.float32)).shape == ()

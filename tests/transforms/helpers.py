@@ -19,8 +19,8 @@ class Custom(nn.Module):
 
     def __init__(self, body: Callable[[Any, Any], Any], **attributes: Any) -> None:
         super().__init__()
-        self.weight = nn.Parameter(jnp.array([1.0, 2.0, 3.0]))
-        self.register_buffer("total", jnp.zeros(3))
+        self.weight = nn.Parameter(jnp.array([1.0, 2.0, 3.0], jnp.float32))
+        self.register_buffer("total", jnp.zeros(3, jnp.float32))
         for name, value in attributes.items():
             setattr(self, name, value)
         self.body = body

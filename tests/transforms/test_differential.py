@@ -20,9 +20,9 @@ class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.fc = nn.Linear(3, 3)
-        self.scale = nn.Parameter(jnp.ones((1, 3)))
+        self.scale = nn.Parameter(jnp.ones((1, 3), jnp.float32))
         self.register_parameter("shift", None)
-        self.register_buffer("count", jnp.zeros((1, 1)))
+        self.register_buffer("count", jnp.zeros((1, 1), jnp.float32))
         self.register_buffer("extra", None)
         self.gain, self.powers, self.table = 1.0, [1.0], {"a": np.array([1.0], np.float32)}
         self.extras: list[nn.Module] = []

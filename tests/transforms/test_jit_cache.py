@@ -71,9 +71,9 @@ REPLACED: dict[str, tuple[Any, Any, Any]] = {
     "bound method": (Plain(1.0).read, Plain(2.0).read, lambda v: v()),
     "class": (int, float, lambda v: float(v("2")) + (v is float)),
     "slice": (slice(0, 1), slice(0, 2), lambda v: v.stop),
-    "numpy array": (np.array([1.0]), np.array([2.0]), lambda v: v[0]),
+    "numpy array": (np.array([1.0], np.float32), np.array([2.0], np.float32), lambda v: v[0]),
     "numpy dtype": (np.array([1], np.int8), np.array([1], np.int16), lambda v: v.dtype.itemsize),
-    "jax array": (jnp.array([1.0]), jnp.array([2.0]), lambda v: v[0]),
+    "jax array": (jnp.array([1.0], jnp.float32), jnp.array([2.0], jnp.float32), lambda v: v[0]),
 }
 
 
@@ -107,8 +107,8 @@ MUTATED: dict[str, tuple[Any, Any, Any]] = {
     "ordered": (lambda: collections.OrderedDict(a=1, b=2), lambda v: v.move_to_end("a"), lambda v: [*v].index("a")),
     "deque": (lambda: collections.deque([1.0, 2.0]), lambda v: v.rotate(), lambda v: v[0]),
     "set": (lambda: {1}, lambda v: v.add(2), len),
-    "numpy array": (lambda: np.array([1.0]), lambda v: v.fill(2.0), lambda v: v[0]),
-    "numpy in a tuple": (lambda: (np.array([1.0]),), lambda v: v[0].fill(2.0), lambda v: v[0][0]),
+    "numpy array": (lambda: np.array([1.0], np.float32), lambda v: v.fill(2.0), lambda v: v[0]),
+    "numpy in a tuple": (lambda: (np.array([1.0], np.float32),), lambda v: v[0].fill(2.0), lambda v: v[0][0]),
     "dataclass": (Config, lambda v: setattr(v, "scale", 2.0), lambda v: v.scale),
     "nested record": (lambda: Config(1.0, Config()), lambda v: vars(v.inner).update(scale=2), lambda v: v.inner.scale),
     "dataclass with slots": (SlottedConfig, lambda v: setattr(v, "scale", 2.0), lambda v: v.scale),
@@ -170,7 +170,7 @@ def test_train_and_eval_are_two_programs() -> None:
 def test_mode_of_one_layer_is_honoured() -> None:
     net = nn.Sequential(nn.Linear(3, 3), nn.Dropout(1.0))
     compiled = jm.jit(net)
-    same(compiled(BATCH), jnp.zeros((4, 3)))
+    same(compiled(BATCH), jnp.zeros((4, 3), jnp.float32))
     net[1].eval()
     same(compiled(BATCH), net[0](BATCH))
 
@@ -180,13 +180,13 @@ VALUE_WRITES: dict[str, Any] = {
     "data": lambda net: setattr(net.weight, "data", 2 * X),
     "data in place": lambda net: net.weight.data.mul_(2),
     "item": lambda net: net.weight.__setitem__(0, 5.0),
-    "buffer": lambda net: setattr(net, "total", jnp.ones(3)),
+    "buffer": lambda net: setattr(net, "total", jnp.ones(3, jnp.float32)),
     "numpy buffer": lambda net: setattr(net, "total", np.ones(3, np.float32)),
-    "buffer dict": lambda net: net._buffers.__setitem__("total", jnp.ones(3)),
+    "buffer dict": lambda net: net._buffers.__setitem__("total", jnp.ones(3, jnp.float32)),
     "load_state_dict": lambda net: net.load_state_dict({"weight": -X, "total": X}),
-    "grad": lambda net: setattr(net.weight, "grad", jnp.ones(3)),
+    "grad": lambda net: setattr(net.weight, "grad", jnp.ones(3, jnp.float32)),
     "zero_grad": lambda net: net.zero_grad(),
-    "update": lambda net: jm.update(net, {"weight": jnp.ones(3)}),
+    "update": lambda net: jm.update(net, {"weight": jnp.ones(3, jnp.float32)}),
     "same mode": lambda net: net.train(),
     "same flag": lambda net: net.requires_grad_(True),
     "unrelated module": lambda net: nn.Linear(3, 3),
@@ -292,7 +292,7 @@ class Tied(nn.Module):
         bias = 0.0 if self.a.bias is None else self.a.bias.sum()
         extra = [m(x).sum() for name, m in self.named_children() if name not in ("a", "b")]
         frozen = sum(2.0 for p in self.parameters() if not p.requires_grad)
-        return self.b(self.a(x)) + bias + sum(extra) + frozen + getattr(self, "shift", jnp.zeros((1, 3)))
+        return self.b(self.a(x)) + bias + sum(extra) + frozen + getattr(self, "shift", jnp.zeros((1, 3), jnp.float32))
 
 
 STRUCTURE: dict[str, Any] = {
@@ -300,10 +300,10 @@ STRUCTURE: dict[str, Any] = {
     "untie": lambda net: setattr(net.b, "weight", nn.Parameter(net.b.weight.value + 1)),
     "tie modules": lambda net: setattr(net, "b", net.a),
     "untie modules": lambda net: setattr(net, "b", nn.Linear(3, 3)),
-    "replace parameter": lambda net: setattr(net.a, "weight", nn.Parameter(jnp.ones((3, 3)))),
-    "replace in _parameters": lambda net: net.a._parameters.__setitem__("weight", nn.Parameter(jnp.eye(3))),
+    "replace parameter": lambda net: setattr(net.a, "weight", nn.Parameter(jnp.ones((3, 3), jnp.float32))),
+    "replace in _parameters": lambda net: net.a._parameters.__setitem__("weight", nn.Parameter(np.eye(3, dtype="f4"))),
     "drop parameter": lambda net: setattr(net.a, "bias", None),
-    "add parameter": lambda net: setattr(net.a, "bias", nn.Parameter(jnp.ones(3))),
+    "add parameter": lambda net: setattr(net.a, "bias", nn.Parameter(jnp.ones(3, jnp.float32))),
     "freeze": lambda net: net.a.weight.requires_grad_(False),
     "unfreeze": lambda net: setattr(net.a.weight, "requires_grad", True),
     "replace child": lambda net: setattr(net, "a", nn.Linear(3, 3)),
@@ -312,10 +312,10 @@ STRUCTURE: dict[str, Any] = {
     "wrap child": lambda net: net.set_submodule("a", nn.Linear(3, 3)),
     "add child": lambda net: net.add_module("c", nn.Linear(3, 3)),
     "delete child": lambda net: delattr(net, "c"),
-    "add buffer": lambda net: net.register_buffer("shift", jnp.ones((1, 3))),
+    "add buffer": lambda net: net.register_buffer("shift", jnp.ones((1, 3), jnp.float32)),
     "none buffer": lambda net: setattr(net, "shift", None),
-    "array buffer": lambda net: setattr(net, "shift", jnp.full((1, 3), 3.0)),
-    "buffer in _buffers": lambda net: net._buffers.__setitem__("shift", jnp.full((3, 3), 4.0)[:1]),
+    "array buffer": lambda net: setattr(net, "shift", jnp.full((1, 3), 3.0, jnp.float32)),
+    "buffer in _buffers": lambda net: net._buffers.__setitem__("shift", jnp.full((3, 3), 4.0, jnp.float32)[:1]),
     "delete in _buffers": lambda net: net._buffers.pop("shift"),
 }
 
@@ -329,14 +329,14 @@ def test_structural_changes_are_honoured() -> None:
             net._buffers["shift"] = None
         change(net)
         if net._buffers.get("shift", 0) is None:
-            net.shift = jnp.zeros((1, 3))
+            net.shift = jnp.zeros((1, 3), jnp.float32)
         np.testing.assert_allclose(compiled(BATCH), net(BATCH), rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_buffer_takes_turns_with_none() -> None:
     net = Custom(lambda module, x: x if module.total is None else x + module.total)
     compiled = jm.jit(net)
-    for value in (jnp.ones(3), None, jnp.full(3, 2.0), None):
+    for value in (jnp.ones(3, jnp.float32), None, jnp.full(3, 2.0, jnp.float32), None):
         net.total = value
         same(compiled(X), net(X))
 
@@ -387,7 +387,7 @@ def test_new_shapes_and_dtypes_retrace() -> None:
     net = Custom(accumulate)
     compiled = jm.jit(net)
     compiled(X)
-    net.weight.value, net.total = jnp.ones(2), jnp.zeros(2)
+    net.weight.value, net.total = jnp.ones(2, jnp.float32), jnp.zeros(2, jnp.float32)
     same(compiled(X[:2]), X[:2])
 
 

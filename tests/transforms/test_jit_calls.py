@@ -428,7 +428,7 @@ def test_lowered_program_has_no_weights_in_it() -> None:
 
 
 def test_cost_is_that_of_plain_jax() -> None:
-    net, x = plain(), jnp.ones((8, 3))
+    net, x = plain(), jnp.ones((8, 3), jnp.float32)
     ours = jm.jit(net).lower(x).compile().cost_analysis()
     w0, b0, w1, b1 = (p.value for p in net.parameters())
     theirs = jax.jit(lambda w0, b0, w1, b1, x: jnp.tanh(x @ w0.T + b0[None]) @ w1.T + b1[None])

@@ -57,7 +57,7 @@ GRADIENTS: dict[str, Any] = {
         jm.grad(lambda net, x: jax.lax.scan(lambda c, row: (c + jnp.mean(net(row) ** 2), None), 0.0, x)[0] / len(x))
     ),
     "cond inside": jm.jit(
-        jm.grad(lambda net, x: jax.lax.cond(x.sum() > -99, lambda x: loss(net, x), lambda x: 0.0, x))
+        jm.grad(lambda net, x: jax.lax.cond(x.sum() > -99, lambda x: loss(net, x), lambda x: 0.0 * x[0, 0], x))
     ),
     "apply": lambda net, x: jax.grad(lambda p: jnp.mean(jm.functionalize(net)[0](p, {}, x)[0] ** 2))(
         jm.functionalize(net)[1]

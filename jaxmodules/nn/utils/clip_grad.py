@@ -49,7 +49,7 @@ def get_total_norm(
     arrays = list(map(as_array, several))
     norm_type = float(norm_type)
     if not arrays:
-        return jnp.zeros(())
+        return jnp.zeros((), jnp.float32)
     _check(arrays, norm_type)
     total = _total_norm(arrays, norm_type)
     if error_if_nonfinite:

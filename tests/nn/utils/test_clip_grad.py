@@ -118,7 +118,7 @@ def test_short_floats(both: Check) -> None:
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_training_loop(compiled: bool) -> None:
-    net, x = nn.Linear(3, 2), jnp.ones((4, 3))
+    net, x = nn.Linear(3, 2), jnp.ones((4, 3), jnp.float32)
     optimizer = jm.optim.SGD(net.parameters(), lr=1.0)
     before = {name: p.value for name, p in net.named_parameters()}
     expected, _ = optax.clip_by_global_norm(0.5).update(jm.grad(lambda net: 9 * net(x).sum())(net), optax.EmptyState())
@@ -138,7 +138,7 @@ def test_training_loop(compiled: bool) -> None:
 
 
 def test_dict_of_gradients_in_a_compiled_step() -> None:
-    net, x = nn.Linear(3, 2), jnp.ones((4, 3))
+    net, x = nn.Linear(3, 2), jnp.ones((4, 3), jnp.float32)
 
     @jm.jit
     def clipped(net, x):

@@ -180,7 +180,7 @@ def test_older_files_load(both: Check, drop: str | None) -> None:
 
 @pytest.mark.parametrize("kind", BOTH)
 def test_works_in_every_transform(kind: str) -> None:
-    net, x = apply(nn, kind, nn.Linear(2, 3)).eval(), jnp.ones((4, 2))
+    net, x = apply(nn, kind, nn.Linear(2, 3)).eval(), jnp.ones((4, 2), jnp.float32)
     expected = net(x)
     apply_net, params, state = jm.functionalize(net)
     programs = {
@@ -210,7 +210,7 @@ def test_module_lists_nothing_but_its_state() -> None:
 
 @pytest.mark.parametrize("kind", BOTH)
 def test_modules_with_equal_hooks_share_a_program_and_can_be_stacked(kind: str) -> None:
-    nets, x, traces = [apply(nn, kind, nn.Linear(2, 3)).eval() for _ in range(2)], jnp.ones((4, 2)), []
+    nets, x, traces = [apply(nn, kind, nn.Linear(2, 3)).eval() for _ in range(2)], jnp.ones((4, 2), jnp.float32), []
 
     @jm.jit
     def call(net, x):
@@ -230,6 +230,6 @@ def test_compiled_read_of_the_weight_is_not_stale() -> None:
     net = nn.utils.spectral_norm(nn.Linear(2, 3))
     read = jm.jit(lambda net: net.weight)
     np.testing.assert_array_equal(read(net), net.weight_orig.value)
-    net.eval()(jnp.ones((1, 2)))
+    net.eval()(jnp.ones((1, 2), jnp.float32))
     np.testing.assert_allclose(read(net), net.weight, rtol=1e-6)
     assert not np.allclose(net.weight, net.weight_orig.value)
