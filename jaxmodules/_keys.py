@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from jaxmodules._tracing import Cell, Tracer
-from jaxmodules._tracked import holds_traced_state
+from jaxmodules._tracked import ATOMS, holds_traced_state
 from jaxmodules.random import Generator
 
 
@@ -29,7 +29,7 @@ class Stateful:
     Users subclass these: what the library adds to them has names that nobody else's attributes have.
     """
 
-    __slots__ = ("__weakref__", "_jm_observed", "_jm_scope", "_jm_structure")
+    __slots__ = ("__weakref__", "_jm_scope", "_jm_structure")
 
     def _jm_scan(self, scan: Any, path: str) -> Hashable:
         """Visit every slot with ``scan`` and return the rest of the structure as a key."""
@@ -58,7 +58,6 @@ class Same:
         return f"Same({self.ref()!r})"
 
 
-ATOMS = frozenset({int, str, bool, bytes, type(None), type(...), type(NotImplemented)})
 FOREIGN = sys.stdlib_module_names | {"jax", "jaxlib", "numpy", "optax", "jaxmodules", "torch", "flax", "equinox"}
 
 
@@ -188,13 +187,16 @@ class Freezer:
             return kind, Same(value.__func__), self.freeze(value.__self__, path)
         if isinstance(value, functools.partial):
             return kind, *(self.freeze(v, path) for v in (value.func, value.args, value.keywords))
+        if kind is weakref.ref:
+            self.mutable = True  # the object can die
+            return kind, self.freeze(value(), path)
         if isinstance(value, types.FunctionType):
             held = captured(value).objects
             if held:  # a cell or global of the function can be filled anew
                 self.mutable = True
             return kind, Same(value), tuple(self.freeze(v, path) for _, v in held)
         if is_record(value):
-            self.mutable |= not _is_frozen(kind)
+            self.mutable |= not (_is_frozen(kind) or getattr(kind, "compared_by_content", False))
             return kind, self.freeze(contents(value), path)
         if kind.__eq__ is not object.__eq__ and kind.__hash__ not in (None, object.__hash__):
             return kind, value

@@ -1,4 +1,4 @@
-"""Dicts that tell: a module's registries move the epoch when their structure changes, and refuse leaks."""
+"""Dicts that tell: a module's registries, and its ``__dict__``, move the epoch on a change of structure; no leaks."""
 
 import functools
 import weakref
@@ -25,6 +25,8 @@ from jaxmodules._tracing import (
 buffer_writes = [0]  # how often any buffer was written; a copy of some is true while the count stands still
 get_item = dict.__getitem__
 set_item = dict.__setitem__
+MISSING = object()
+ATOMS = frozenset({int, str, bool, bytes, type(None), type(...), type(NotImplemented)})
 
 
 class TrackedDict(dict[str, Any]):
@@ -160,6 +162,93 @@ class HookDict(OrderedDict[int, Any]):
         return HookDict, (list(self.items()),)
 
 
+class NameSet(set[str]):
+    """The names of a module's buffers that its ``state_dict`` leaves out."""
+
+    observed = False
+
+    def __reduce__(self) -> Any:
+        return NameSet, (list(self),)
+
+
+class Attributes(dict[str, Any]):
+    """The ``__dict__`` of an object: what is written into it directly is seen like an attribute that is set.
+
+    Attribute access, and ``object.__setattr__``, go past the methods of a ``__dict__``, and cost what they always do.
+    """
+
+    __slots__ = ("observed",)
+    quiet: frozenset[str] = frozenset()  # attributes that are no structure
+
+    @classmethod
+    def of(cls, holder: Any) -> Any:
+        """Return the ``__dict__`` of an object, which is one of this class from then on."""
+        own = holder.__dict__
+        if not isinstance(own, Attributes):
+            plain, own = own, cls()
+            own.observed = False
+            for name, value in plain.items():
+                set_item(own, name, own.admit(name, value))
+            object.__setattr__(holder, "__dict__", own)
+        return own
+
+    def admit(self, name: str, value: Any) -> Any:
+        """Return ``value`` as it may be kept under ``name``."""
+        return value
+
+    def note(self, name: str, old: Any, new: Any) -> None:
+        """Move the epoch if another value is a change of structure."""
+        if self.observed and old is not new and name not in self.quiet:
+            if not (type(old) is type(new) and type(new) in ATOMS and old == new):
+                epoch.count += 1
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        value = self.admit(name, value)
+        self.note(name, self.get(name, MISSING), value)
+        set_item(self, name, value)
+
+    def __delitem__(self, name: str) -> None:
+        self.note(name, self.get(name, MISSING), MISSING)
+        super().__delitem__(name)
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """Remove an attribute and return it."""
+        self.note(name, self.get(name, MISSING), MISSING)
+        return super().pop(name, *default)
+
+    def popitem(self) -> tuple[str, Any]:
+        """Remove the attribute set last, and return it with its name."""
+        epoch.count += 1
+        return super().popitem()
+
+    def clear(self) -> None:
+        """Remove every attribute."""
+        epoch.count += 1
+        super().clear()
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Set every item of a mapping or iterable of pairs."""
+        for name, value in dict(*args, **kwargs).items():
+            self[name] = value
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        """Return an attribute, setting it first where it is missing."""
+        if name not in self:
+            self[name] = default
+        return self[name]
+
+    def __ior__(self, other: Any) -> "Attributes":
+        self.update(other)
+        return self
+
+
+class BoxAttributes(Attributes):
+    """The ``__dict__`` of a box."""
+
+    __slots__ = ()
+    quiet = frozenset({"_grad", "_labels", "_backward_hooks", "_post_accumulate_grad_hooks"})
+
+
 def _telling(base: type, name: str) -> Callable[..., Any]:
     method = getattr(base, name)
 
@@ -172,9 +261,25 @@ def _telling(base: type, name: str) -> Callable[..., Any]:
     return mutate
 
 
+def _telling_if_changed(name: str) -> Callable[..., Any]:
+    method = getattr(set, name)
+
+    @functools.wraps(method)
+    def mutate(self: Any, *args: Any) -> Any:
+        before = frozenset(self) if self.observed else None
+        result = method(self, *args)
+        if before is not None and self != before:
+            epoch.count += 1
+        return result
+
+    return mutate
+
+
 for _name in ("__delitem__", "pop", "popitem", "clear"):
     setattr(TrackedDict, _name, _telling(dict, _name))
 for _name in ("__setitem__", "__delitem__", "pop", "popitem", "clear", "move_to_end"):
     setattr(HookDict, _name, _telling(OrderedDict, _name))
+for _name in "add discard remove pop clear update difference_update __ior__ __isub__ __iand__ __ixor__".split():
+    setattr(NameSet, _name, _telling_if_changed(_name))
 
 global_hooks: list[tuple[HookDict, tuple[HookDict, ...]]] = []  # with the dicts of their flags

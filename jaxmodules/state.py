@@ -33,7 +33,16 @@ from jaxmodules._tracing import (
     must_not_read,
     unbound_message,
 )
-from jaxmodules._tracked import BufferDict, HookDict, buffer_writes, get_item, global_hooks, set_item
+from jaxmodules._tracked import (
+    Attributes,
+    BoxAttributes,
+    BufferDict,
+    HookDict,
+    buffer_writes,
+    get_item,
+    global_hooks,
+    set_item,
+)
 from jaxmodules.nn.parameter import Parameter, UninitializedBuffer, UninitializedParameter
 from jaxmodules.random import Generator, current_generator
 
@@ -44,8 +53,10 @@ NOT_STRUCTURE = frozenset(
     " _state_dict_hooks _state_dict_pre_hooks _load_state_dict_pre_hooks _load_state_dict_post_hooks"
     " _non_persistent_buffers_set _compiled_call_impl".split()
 )
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_NOT_OF_A_BOX = frozenset({"_grad", "_labels", "_backward_hooks", "_post_accumulate_grad_hooks"})
+_REGISTRIES = tuple(sorted(NOT_STRUCTURE - {"_is_full_backward_hook", "_compiled_call_impl"}))
+_STATE_DICT_HOOKS = tuple(name for name in _REGISTRIES if "state_dict" in name)
+_CALL_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = (*_CALL_HOOKS, *_STATE_DICT_HOOKS)
 
 
 class Scan(Freezer):
@@ -85,18 +96,24 @@ class Scan(Freezer):
             self.cell_names.append(path)
             if isinstance(value, Parameter) and value._gradient_hooks:
                 self._later.append((value, path))
-            return type(value), self._attributes(value, path, _NOT_OF_A_BOX) if hasattr(value, "__dict__") else ()
+            return type(value), self._box(value, path) if hasattr(value, "__dict__") else ()
         if isinstance(value, Generator):
             return type(value), self.stateful(value._key, path)
-        object.__setattr__(value, "_jm_observed", True)
         return type(value), value._jm_scan(self, path)
 
-    def module(self, module: Any, path: str) -> Hashable:
+    def _box(self, box: Any, path: str) -> Hashable:
+        own = BoxAttributes.of(box)
+        own.observed = True
+        return self._attributes(box, path, BoxAttributes.quiet)
+
+    def module(self, module: Any, own: Attributes, path: str) -> Hashable:
         """Visit the dicts of a module, in the order of its named parameters, buffers and children."""
         prefix = f"{path}." if path else ""
-        own: dict[str, Any] = module.__dict__
+        if not own.observed:
+            own.observed = True
+            for name in _REGISTRIES:  # one that is put there later is told by the dict it is put in
+                own[name].observed = True
         parameters, buffers, children = own["_parameters"], own["_buffers"], own["_modules"]
-        parameters.observed = buffers.observed = children.observed = True
         boxes = [(k, None if p is None else self.stateful(p, prefix + k)) for k, p in parameters.items()]
         arrays = [(k, array is None or self._item(buffers, k, prefix + k, array)) for k, array in buffers.items()]
         self._later.append((module, prefix))
@@ -119,14 +136,22 @@ class Scan(Freezer):
         if isinstance(module, Parameter):
             return tuple(self._hooks(hooks, prefix) for hooks in module._gradient_hooks)
         own: dict[str, Any] = module.__dict__
-        post, pre, back, back_pre = (own[name] for name in _HOOKS)
-        return (
-            self._attributes(module, prefix, NOT_STRUCTURE),
-            self._hooks(post, prefix, own["_forward_hooks_with_kwargs"], own["_forward_hooks_always_called"]),
-            self._hooks(pre, prefix, own["_forward_pre_hooks_with_kwargs"]),
-            (own["_is_full_backward_hook"], self._hooks(back, prefix)) if back else (),
-            self._hooks(back_pre, prefix),
-        )
+        hooks: Hashable = ()
+        if any([own[name] for name in HOOKS]):
+            outer, self.mutable = self.mutable, False
+            post = self._hooks(
+                own["_forward_hooks"], prefix, own["_forward_hooks_with_kwargs"], own["_forward_hooks_always_called"]
+            )
+            pre = self._hooks(own["_forward_pre_hooks"], prefix, own["_forward_pre_hooks_with_kwargs"])
+            back = own["_is_full_backward_hook"], self._hooks(own["_backward_hooks"], prefix)
+            back_pre = self._hooks(own["_backward_pre_hooks"], prefix)
+            if self.mutable:
+                kept = [(name, Freezer().freeze(own[name], "")) for name in _CALL_HOOKS]
+                self.volatile += [(weakref.ref(module), name, was) for name, was in kept]
+            hooks = post, pre, back, back_pre, *(self._hooks(own[name], prefix) for name in _STATE_DICT_HOOKS)
+            self.mutable = outer
+        names = own["_non_persistent_buffers_set"]
+        return self._attributes(module, prefix, NOT_STRUCTURE), frozenset(names) if names else None, hooks
 
     def _hooks(self, hooks: HookDict, prefix: str, *flags: Mapping[int, Any]) -> Hashable:
         hooks.observed = True

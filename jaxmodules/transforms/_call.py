@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmodules._keys import ATOMS, Stateful, captured, holds_tracer, restorer
+from jaxmodules._keys import Stateful, captured, holds_tracer, restorer
 from jaxmodules._tracing import Cell, LeakError, StructureMoves, leak_message
+from jaxmodules._tracked import ATOMS
 from jaxmodules.random import Generator, bind_generator, current_generator
 from jaxmodules.state import NOT_STRUCTURE, Structure, run_bound, structure_of
 

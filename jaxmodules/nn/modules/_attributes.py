@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmodules._keys import ATOMS, Stateful, holds_tracer
+from jaxmodules._keys import Stateful, holds_tracer
 from jaxmodules._tracing import (
     LeakError,
     epoch,
@@ -18,7 +18,7 @@ from jaxmodules._tracing import (
     leaks,
     local,
 )
-from jaxmodules._tracked import BufferDict, ChildDict, HookDict, TrackedDict
+from jaxmodules._tracked import MISSING, Attributes, BufferDict, ChildDict, HookDict, NameSet, TrackedDict
 from jaxmodules.nn._writable import to_array
 from jaxmodules.nn.modules import _hooks
 from jaxmodules.nn.parameter import Buffer, Parameter, is_lazy
@@ -26,7 +26,7 @@ from jaxmodules.nn.parameter import Buffer, Parameter, is_lazy
 DICTS: dict[str, Callable[[], Any]] = {
     "_parameters": TrackedDict,
     "_buffers": BufferDict,
-    "_non_persistent_buffers_set": set,
+    "_non_persistent_buffers_set": NameSet,
     "_backward_pre_hooks": HookDict,
     "_backward_hooks": HookDict,
     "_is_full_backward_hook": lambda: None,
@@ -41,7 +41,35 @@ DICTS: dict[str, Callable[[], Any]] = {
     "_load_state_dict_post_hooks": HookDict,
     "_modules": ChildDict,
 }
-_MISSING = object()
+
+
+class ModuleAttributes(Attributes):
+    """The ``__dict__`` of a module."""
+
+    __slots__ = ()
+    quiet = frozenset({"_compiled_call_impl"})
+
+    def admit(self, name: str, value: Any) -> Any:
+        """Return a registry as the kind that tells of changes; refuse what would leak a traced value."""
+        _refuse_leak(self, name, value, "")
+        return self.registry(name, value) if name in DICTS else value
+
+    def registry(self, name: str, value: Any) -> Any:
+        """Return a registry as the kind of dict (or set) that tells the state core of changes."""
+        make: Any = DICTS[name]
+        if type(value) in (dict, OrderedDict, set):
+            value = make._of(value) if issubclass(make, TrackedDict) else make(value)
+        if self.observed and hasattr(value, "observed"):
+            value.observed = True
+        return value
+
+
+def _refuse_leak(own: ModuleAttributes, name: str, value: Any, of: str) -> None:
+    """Raise if an attribute would keep a traced value that dies before its module."""
+    if is_tracing() and holds_tracer(value):
+        born = own["_buffers"]._born if "_buffers" in own else None
+        if any(leaks(leaf, (id(own), name), born) for leaf in jax.tree.leaves(value)):
+            raise LeakError(leak_message(f"the attribute '{'.'.join([*local.path, name])}'{of}"))
 
 
 def typename(value: Any) -> str:
@@ -58,14 +86,6 @@ def is_module(value: Any) -> bool:
 def is_array(value: Any) -> bool:
     """Tell whether ``value`` can be a buffer."""
     return isinstance(value, jax.Array | np.ndarray | Buffer)
-
-
-def tracked(name: str, value: Any) -> Any:
-    """Return a registry as the kind of dict that tells the state core of changes."""
-    make: Any = DICTS[name]
-    if type(value) not in (dict, OrderedDict):
-        return value
-    return make(value.items()) if make is HookDict else make._of(value)
 
 
 def check_name(module: Any, kind: str, name: Any, registry: Mapping[str, Any]) -> None:
@@ -178,19 +198,24 @@ def register_buffer(module: Any, name: str, tensor: Any, persistent: bool) -> No
 def _set_static(module: Any, name: str, value: Any) -> None:
     if isinstance(getattr(type(module), name, None), property):  # what its setter writes is checked there
         return object.__setattr__(module, name, value)
-    own = module.__dict__
-    if is_tracing() and holds_tracer(value):
-        born = own["_buffers"]._born if "_buffers" in own else None
-        if any(leaks(leaf, (id(own), name), born) for leaf in jax.tree.leaves(value)):
-            path = ".".join([*local.path, name])
-            raise LeakError(leak_message(f"the attribute '{path}' of {type(module).__name__}"))
+    if name == "__dict__":
+        return _set_dict(module, value)
+    own = ModuleAttributes.of(module)
+    _refuse_leak(own, name, value, f" of {type(module).__name__}")
     if name in DICTS:
-        value = tracked(name, value)
-    old = own.get(name, _MISSING)
+        value = own.registry(name, value)
+    if own.observed:
+        own.note(name, own.get(name, MISSING), value)
     object.__setattr__(module, name, value)
-    if "_parameters" in own and module._jm_observed and old is not value:
-        if not (type(old) is type(value) and type(value) in ATOMS and old == value):
-            epoch.count += 1
+
+
+def _set_dict(module: Any, value: dict[str, Any]) -> None:
+    """Give a module another ``__dict__``."""
+    was_observed = ModuleAttributes.of(module).observed
+    object.__setattr__(module, "__dict__", value)
+    now = ModuleAttributes.of(module)
+    now.observed |= was_observed
+    epoch.count += now.observed
 
 
 def _forget(own: dict[str, Any], name: str, *registries: str) -> None:

@@ -8,6 +8,7 @@ module (bound methods, references between siblings) points inside the new.
 import copy
 import functools
 import types
+import weakref
 from collections import deque
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from jaxmodules._keys import Stateful, contents, is_record
 from jaxmodules._tracing import Cell
 from jaxmodules._tracked import BufferDict, HookDict, TrackedDict, set_item
+from jaxmodules.nn.modules._attributes import ModuleAttributes
 from jaxmodules.nn.parameter import Parameter
 from jaxmodules.state import Structure, whole
 
@@ -24,12 +26,13 @@ from jaxmodules.state import Structure, whole
 class Template:
     """The static part of a flattened module; equal for modules of equal structure."""
 
-    __slots__ = ("key", "root", "structure")
+    __slots__ = ("copies", "key", "root", "structure")
 
     def __init__(self, module: Any, structure: Structure) -> None:
         self.key = structure.key
         copier = _Copier()
         self.root = copier.copy(module)
+        self.copies = list(copier.memo.values())  # some may be referred to weakly
         self.structure = (copier.cells(structure), copier.items(structure))
 
     def __hash__(self) -> int:
@@ -85,16 +88,18 @@ class _Copier:
     def _module(self, module: Any) -> Any:
         new = object.__new__(type(module))
         self.memo[id(module)] = new
-        object.__setattr__(new, "_jm_observed", False)
+        own = ModuleAttributes.of(new)
         for name, value in module.__dict__.items():
             if name != "_compiled_call_impl":
-                new.__dict__[name] = self.copy(value)
+                set_item(own, name, self.copy(value))
         return new
 
     def _static(self, value: Any) -> Any:
         kind = type(value)
         if isinstance(value, HookDict):
             return HookDict((k, self.copy(v)) for k, v in value.items())
+        if kind is weakref.ref:
+            return value if value() is None else weakref.ref(self.copy(value()))
         if isinstance(value, types.MethodType):
             owner = self.copy(value.__self__)
             return value if owner is value.__self__ else types.MethodType(value.__func__, owner)

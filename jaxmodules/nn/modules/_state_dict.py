@@ -34,6 +34,8 @@ class IncompatibleKeys(NamedTuple):
 class LoadPreHook:
     """A load_state_dict pre-hook that may take the module it is registered on as its first argument."""
 
+    compared_by_content = True
+
     def __init__(self, hook: Callable[..., Any], module: Any = None) -> None:
         self.hook = hook
         self.module = None if module is None else weakref.ref(module)

@@ -19,7 +19,7 @@ from jaxmodules._handles import RemovableHandle, add_hook
 from jaxmodules._keys import Stateful
 from jaxmodules._tracing import epoch, is_tracing
 from jaxmodules.nn.modules import _attributes, _backward_hooks, _convert, _hooks, _pytree, _state_dict, _walk
-from jaxmodules.nn.modules._attributes import DICTS, typename
+from jaxmodules.nn.modules._attributes import DICTS, ModuleAttributes, typename
 from jaxmodules.nn.modules._backward_hooks import (
     register_module_backward_hook,
     register_module_full_backward_hook,
@@ -93,11 +93,8 @@ class Module(Stateful):
             unexpected = f"got an unexpected keyword argument '{next(iter(kwargs), None)}'"
             what = unexpected if kwargs else f"takes 1 positional argument but {len(args) + 1} were given"
             raise TypeError(f"{type(self).__name__}.__init__() {what}")
-        object.__setattr__(self, "_jm_observed", False)
-        own = self.__dict__
-        own["training"] = True
-        for name, make in DICTS.items():
-            own[name] = make()
+        own = {"training": True, **{name: make() for name, make in DICTS.items()}}
+        dict.update(ModuleAttributes.of(self), own)
         if self.call_super_init:
             super().__init__(*args, **kwargs)
 
@@ -387,11 +384,10 @@ class Module(Stateful):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        object.__setattr__(self, "_jm_observed", False)
-        own = self.__dict__
+        own = ModuleAttributes.of(self)
         own.update(state)
         for name, make in DICTS.items():
-            own[name] = _attributes.tracked(name, own[name]) if name in own else make()
+            own.setdefault(name, make())
 
     def _replicate_for_data_parallel(self) -> Self:
         replica = object.__new__(type(self))
@@ -400,7 +396,7 @@ class Module(Stateful):
         return replica
 
     def _jm_scan(self, scan: Any, path: str) -> Any:
-        return scan.module(self, path)
+        return scan.module(self, ModuleAttributes.of(self), path)
 
     def get_submodule(self, target: str) -> "Module":
         """Return the module at a dotted path.

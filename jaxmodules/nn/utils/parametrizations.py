@@ -205,6 +205,8 @@ class _WeightNorm(Module):
 class _WeightNormCompatHook:
     """Rename what the older weight norm saved as ``weight_g`` and ``weight_v``."""
 
+    compared_by_content = True
+
     def __init__(self, name: str) -> None:
         self.name = name
 

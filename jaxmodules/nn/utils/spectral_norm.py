@@ -134,6 +134,8 @@ class SpectralNormLoadStateDictPreHook:
         fn: the hook whose state is loaded.
     """
 
+    compared_by_content = True
+
     def __init__(self, fn: SpectralNorm) -> None:
         self.fn = fn
 
@@ -170,6 +172,8 @@ class SpectralNormStateDictHook:
     Args:
         fn: the hook whose state is saved.
     """
+
+    compared_by_content = True
 
     def __init__(self, fn: SpectralNorm) -> None:
         self.fn = fn
