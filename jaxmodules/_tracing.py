@@ -39,6 +39,11 @@ def outside() -> Any:
     return _core.eval_context()
 
 
+def is_staged() -> bool:
+    """Tell whether what this thread computes goes into a program that JAX keeps."""
+    return any(type(trace).__name__ == "DynamicJaxprTrace" for trace in ancestry(current_trace()))
+
+
 def bound_axis_names() -> tuple[str, ...]:
     """Return the names of the axes that are mapped over here, outermost first."""
     return tuple(name for name in _core.get_axis_env().axis_sizes if isinstance(name, str))
