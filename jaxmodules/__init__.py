@@ -28,6 +28,7 @@ from jaxmodules.transforms import capture as capture
 from jaxmodules.transforms import cond as cond
 from jaxmodules.transforms import eval_shape as eval_shape
 from jaxmodules.transforms import fori_loop as fori_loop
+from jaxmodules.transforms import explain as explain
 from jaxmodules.transforms import functional_call as functional_call
 from jaxmodules.transforms import functionalize as functionalize
 from jaxmodules.transforms import grad as grad

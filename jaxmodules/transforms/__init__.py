@@ -21,6 +21,7 @@ from jaxmodules.transforms.derivatives import jacrev as jacrev
 from jaxmodules.transforms.derivatives import jvp as jvp
 from jaxmodules.transforms.derivatives import linearize as linearize
 from jaxmodules.transforms.derivatives import vjp as vjp
+from jaxmodules.transforms.explain import explain as explain
 from jaxmodules.transforms.functional import functional_call as functional_call
 from jaxmodules.transforms.functional import functionalize as functionalize
 from jaxmodules.transforms.functional import update as update

@@ -23,6 +23,7 @@ from jaxmodules.nn.modules.module import Module
 from jaxmodules.random import KeyCell, current_generator
 from jaxmodules.state import lock, swapped, wait
 from jaxmodules.transforms._call import Call, Changes, Static, commit, is_stateful
+from jaxmodules.transforms.explain import Log
 
 _leaf_types: set[type] = {bool, int, float, complex}  # array types join when they are first seen
 _running = threading.local()
@@ -44,9 +45,10 @@ class _Program:
     every trace (a function for which it is not gets a program for each combination of shapes).
     """
 
-    def __init__(self, name: str, donate: bool, options: dict[str, Any]) -> None:
+    def __init__(self, name: str, donate: bool, options: dict[str, Any], log: Log) -> None:
         def traced(*flat: Any) -> tuple[Any, Sequence[Any]]:
             plan = _running.plan()
+            trace = log.trace(plan, flat)
             try:
                 out, changes = plan.run(flat)
             finally:
@@ -54,6 +56,7 @@ class _Program:
             if self.changes is not None and changes.static != self.changes.static:
                 raise _Varies
             self.changes = Changes(changes.static, ())
+            log.traces.append(trace)
             return out, changes.values
 
         traced.__name__ = traced.__qualname__ = name
@@ -277,6 +280,7 @@ class _Jitted:
         self._static_nums, self._static_names = _static_arguments(function, nums, names)
         self._plans: dict[Any, _Plan] = {}
         self._programs: dict[Any, _Program] = {}
+        self._log = Log()
         self._uses_grads = False
         self._varies = False
         self._last: _Plan | None = None
@@ -322,7 +326,7 @@ class _Jitted:
             program_key = (plan.key, *map(_aval, [*plan.read(), *call.leaves])) if self._varies else plan.key
             if program_key not in self._programs:
                 name = getattr(self.__wrapped__, "__name__", type(self.__wrapped__).__name__)
-                self._programs[program_key] = _Program(name, donate, options)
+                self._programs[program_key] = _Program(name, donate, options, self._log)
             plan.program = self._programs[program_key]
             self._plans[key] = plan
             forget = functools.partial(_forget, weakref.ref(self), key)
@@ -409,6 +413,7 @@ class _Method:
         self._jitted = jitted
         self.__self__ = instance
         self.__wrapped__ = jitted.__wrapped__.__get__(instance)
+        self._log = jitted._log
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._jitted(self.__self__, *args, **kwargs)
