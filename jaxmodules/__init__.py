@@ -40,6 +40,7 @@ from jaxmodules.transforms import jvp as jvp
 from jaxmodules.transforms import linearize as linearize
 from jaxmodules.transforms import remat as remat
 from jaxmodules.transforms import scan as scan
+from jaxmodules.transforms import stack_module_state as stack_module_state
 from jaxmodules.transforms import switch as switch
 from jaxmodules.transforms import update as update
 from jaxmodules.transforms import value_and_grad as value_and_grad

@@ -24,6 +24,7 @@ from jaxmodules.transforms.derivatives import vjp as vjp
 from jaxmodules.transforms.explain import explain as explain
 from jaxmodules.transforms.functional import functional_call as functional_call
 from jaxmodules.transforms.functional import functionalize as functionalize
+from jaxmodules.transforms.functional import stack_module_state as stack_module_state
 from jaxmodules.transforms.functional import update as update
 from jaxmodules.transforms.jit import jit as jit
 from jaxmodules.transforms.loops import fori_loop as fori_loop

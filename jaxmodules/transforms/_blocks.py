@@ -21,7 +21,10 @@ def is_scanned(value: Any) -> bool:
 
 
 def _is_list_of_blocks(value: Any) -> bool:
-    if isinstance(value, ModuleList | Sequential):
+    """Tell a list of blocks from a stacked module; a Sequential is one or the other, as its children and arrays are."""
+    if type(value) is Sequential:
+        return _problem(list(value)) is None or len({jnp.shape(array)[:1] for array in whole(value).read()}) != 1
+    if isinstance(value, ModuleList):
         return True
     return isinstance(value, list) and bool(value) and all(isinstance(item, Module) for item in value)
 
@@ -63,10 +66,13 @@ class Blocks:
         if not self.members:
             raise ValueError(f"scan needs at least one block to run over, got an empty {type(part).__name__}")
         self.body, self.length = self.members[0], len(self.members)
-        structures = [whole(block) for block in self.members]
-        for i, block in enumerate(self.members):
-            _check_equal(self.members[0], block, structures[0], structures[i], f"[{i}]")
-        rows = zip(*(structure.places for structure in structures), strict=True)
+        problem = _problem(self.members)
+        if problem is not None:
+            raise ValueError(
+                f"scan runs over blocks of equal structure, but {problem}"
+                " (make them equal, or call the blocks one by one)"
+            )
+        rows = zip(*(whole(block).places for block in self.members), strict=True)
         self.rows = [row for row in rows if len(set(row)) > 1 or len(row) == 1]
 
 
@@ -149,22 +155,17 @@ class Columns:
         return Changes((tuple(slots), *changes.static[1:]), [*(own[i] for i in slots), *changes.values[split:]])
 
 
-def _check_equal(first: Module, block: Module, known: Structure, structure: Structure, name: str) -> None:
-    """Raise unless a block is of the structure of the first one."""
-    problem = None
-    if structure.key != known.key:
-        problem = _difference(first, block)
-    else:
-        pairs = zip(known.names, known.read(), structure.read(), strict=True)
+def _problem(blocks: Sequence[Module]) -> str | None:
+    """Say in what a block differs from the first one, apart from the values of its arrays."""
+    structures = [whole(block) for block in blocks]
+    for i, structure in enumerate(structures):
+        if structure.key != structures[0].key:
+            return f"block [{i}] differs from block [0]: {_difference(blocks[0], blocks[i])}"
+        pairs = zip(structure.names, structures[0].read(), structure.read(), strict=True)
         for path, a, b in pairs:
             if (a.shape, a.dtype) != (b.shape, b.dtype):
-                problem = f"'{path}' is {_kind(a)} in [0] and {_kind(b)} in {name}"
-                break
-    if problem is not None:
-        raise ValueError(
-            f"scan runs over blocks of equal structure, but block {name} differs from block [0]: {problem}"
-            " (make them equal, or call the blocks one by one)"
-        )
+                return f"'{path}' is {_kind(a)} in block [0] and {_kind(b)} in block [{i}]"
+    return None
 
 
 def _kind(array: jax.Array) -> str:

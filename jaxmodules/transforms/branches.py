@@ -1,5 +1,6 @@
 """``cond`` and ``switch`` over functions of modules: whichever branch runs, what it writes is written."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,11 +76,12 @@ def _branch(choose: Callable[..., Any], functions: Sequence[Callable[..., Any]],
     traced = [stage.trace(i) for i in range(len(functions))]
     form = stage.form(*(t.changes for t in traced))
 
-    def branch(one: Traced) -> Callable[..., tuple[Any, Changes]]:
+    def branch(function: Callable[..., Any], one: Traced) -> Callable[..., tuple[Any, Changes]]:
+        @functools.wraps(function, updated=())  # JAX's messages tell where it is from
         def run(state: State, leaves: Sequence[Any]) -> tuple[Any, Changes]:
             out, after = one(state, leaves)
             return out, stage.pick(form, after)
 
         return run
 
-    return stage.finish(*choose(*map(branch, traced), stage.state, stage.leaves))
+    return stage.finish(*choose(*map(branch, functions, traced), stage.state, stage.leaves))

@@ -251,3 +251,56 @@ def _check_strict(given: Mapping[str, Any], places: Mapping[str, int], module: M
             parts.append("Missing key(s): " + ", ".join(missing) + ".")
         lines = "\n\t".join(parts)
         raise RuntimeError(f"Error(s) in reparametrizing for {module._get_name()}:\n\t{lines}")
+
+
+def stack_module_state(models: Sequence[Module]) -> tuple[Arrays, Arrays]:
+    """Stack the parameters and buffers of models for an ensemble; as :func:`torch.func.stack_module_state` does.
+
+    Give them to :func:`functional_call` inside ``jm.vmap`` or ``jax.vmap``. (A stacked module,
+    ``jax.tree.map(lambda *a: jnp.stack(a), *models)``, goes into ``jm.vmap`` as it is.)
+
+    Args:
+        models: of one class, all in training or all in evaluation mode.
+
+    Returns:
+        The parameters and the buffers by name, each with one more axis, the first.
+
+    Raises:
+        RuntimeError: if there are no models, or they differ in class, mode, ``requires_grad``, names or shapes.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> models = [nn.Linear(3, 2) for _ in range(5)]
+        >>> params, buffers = stack_module_state(models)
+        >>> run = lambda params, buffers, x: functional_call(models[0], (params, buffers), x)
+        >>> jax.vmap(run, (0, 0, None))(params, buffers, jnp.ones((4, 3))).shape
+        (5, 4, 2)
+    """
+    if len(models) == 0:
+        raise RuntimeError("stack_module_state: Expected at least one model, got 0.")
+    for expected, of in (("have the same training/eval mode", lambda m: m.training), ("be of the same class", type)):
+        if len({of(model) for model in models}) > 1:
+            raise RuntimeError(f"stack_module_state: Expected all models to {expected}.")
+    named = [dict(model.named_parameters()) for model in models]
+    for name in named[0]:
+        if len({boxes[name].requires_grad for boxes in named if name in boxes}) > 1:
+            raise RuntimeError(f"Expected {name} from each model to have the same .requires_grad")
+    params = _stacked([{name: box.value for name, box in boxes.items()} for boxes in named])
+    return params, _stacked([dict(model.named_buffers()) for model in models])
+
+
+def _stacked(dicts: Sequence[Arrays]) -> Arrays:
+    stacked = {}
+    for name in dicts[0]:
+        arrays = [one[name] for one in dicts if name in one]
+        if len(arrays) < len(dicts):
+            raise RuntimeError(f"stack_module_state: Expected all models to have {name!r}, only some do")
+        for i, array in enumerate(arrays):
+            if array.shape != arrays[0].shape:
+                raise RuntimeError(
+                    f"stack expects each tensor to be equal size, but got {list(arrays[0].shape)} at entry 0 and"
+                    f" {list(array.shape)} at entry {i} ({name})"
+                )
+        stacked[name] = jnp.stack(arrays)
+    return stacked
