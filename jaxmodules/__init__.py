@@ -4,6 +4,7 @@ from jaxmodules import checkpoint as checkpoint
 from jaxmodules import nn as nn
 from jaxmodules import optim as optim
 from jaxmodules import random as random
+from jaxmodules._device import device as device
 from jaxmodules.checkpoint import load as load
 from jaxmodules.checkpoint import save as save
 from jaxmodules.random import Generator as Generator

@@ -24,7 +24,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodules._mt19937 import DEFAULT_SEED, STATE_BYTES, HostStream
-from jaxmodules._tracing import Cell, LeakError, UnboundStateError, ancestry, birth, current_trace, is_tracing, owner
+from jaxmodules._tracing import (
+    Cell,
+    LeakError,
+    UnboundStateError,
+    ancestry,
+    birth,
+    current_trace,
+    is_staging,
+    is_tracing,
+    owner,
+    unbound_key,
+)
 from jaxmodules._typing import Array, ArrayLike
 
 _UNBOUND = (
@@ -221,6 +232,18 @@ class Generator:
         except (LeakError, UnboundStateError):
             raise RuntimeError(_UNBOUND) from None
         return key
+
+    def sample_key(self) -> Array:
+        """Return :meth:`next_key`, or where no key is bound one that shapes can be computed from, but no values.
+
+        It lets ``jax.eval_shape`` build a model; compiling what is drawn from it raises next_key's RuntimeError.
+        """
+        try:
+            return self.next_key()
+        except RuntimeError as error:
+            if error.args != (_UNBOUND,) or not is_staging():
+                raise
+            return unbound_key(_UNBOUND)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Generator":
         return self.clone_state()

@@ -32,7 +32,7 @@ def as_array_or_none(value: Any) -> Array | None:
 
 def host_value(value: Array) -> np.ndarray | None:
     """Return the values of a concrete array on the host, or ``None`` where they can't be known."""
-    if isinstance(value, Tracer) or not value.is_fully_addressable:
+    if isinstance(value, Tracer | jax.ShapeDtypeStruct) or not value.is_fully_addressable:
         return None
     return np.asarray(value)
 

@@ -20,8 +20,12 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax._src import core as _core
+from jax.core import ShapedArray
 from jax.core import Tracer as Tracer
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
 
 
 def current_trace() -> Any:
@@ -65,6 +69,26 @@ def ancestry(trace: Any) -> Iterator[Any]:
     while trace is not None:
         yield trace
         trace = getattr(trace, "parent_trace", None)
+
+
+def is_staging() -> bool:
+    """Tell whether what is computed here is written down as a program, to be compiled or only looked at."""
+    return any(type(trace).__name__ == "DynamicJaxprTrace" for trace in ancestry(current_trace()))
+
+
+def _refuse(*_: Any, message: str) -> Any:
+    raise RuntimeError(message)
+
+
+_unbound_key = Primitive("unbound_key")
+_unbound_key.def_impl(_refuse)
+_unbound_key.def_abstract_eval(lambda message: ShapedArray((2,), np.dtype(np.uint32)))
+mlir.register_lowering(_unbound_key, _refuse)
+
+
+def unbound_key(message: str) -> Any:
+    """Return a raw key that stands in a traced program for one that is missing: compiling it is a RuntimeError."""
+    return _unbound_key.bind(message=message)
 
 
 class Epoch:

@@ -6,13 +6,14 @@ transformation the same functions draw from the generator's device key with ``ja
 
 import functools
 import numbers
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodules._device import META, current_place, placed
 from jaxmodules._generator import Generator as Generator
 from jaxmodules._generator import KeyCell as KeyCell
 from jaxmodules._generator import bind_generator as bind_generator
@@ -23,12 +24,14 @@ from jaxmodules._generator import get_rng_state as get_rng_state
 from jaxmodules._generator import initial_seed as initial_seed
 from jaxmodules._generator import manual_seed as manual_seed
 from jaxmodules._generator import next_key as next_key
-from jaxmodules._generator import resolve
+from jaxmodules._generator import resolve as resolve
 from jaxmodules._generator import seed as seed
 from jaxmodules._generator import set_rng_state as set_rng_state
 from jaxmodules._mt19937 import empty
 from jaxmodules._tracing import is_tracing
 from jaxmodules._typing import Array, ArrayLike, DType, Shape
+
+_P = ParamSpec("_P")
 
 
 def _float_dtype(dtype: DType | None, operation: str) -> np.dtype:
@@ -84,7 +87,7 @@ def uniform(
         )
     generator = resolve(generator)
     if is_tracing():
-        return jax.random.uniform(generator.next_key(), shape, jax.dtypes.canonicalize_dtype(dtype), low, high)
+        return jax.random.uniform(generator.sample_key(), shape, jax.dtypes.canonicalize_dtype(dtype), low, high)
     return generator.host.uniform(shape, low, high, dtype)
 
 
@@ -111,7 +114,7 @@ def normal_values(
         raise RuntimeError(f"normal expects std >= 0.0, but found std {std:g}")
     generator = resolve(generator)
     if is_tracing():
-        return jax.random.normal(generator.next_key(), shape, jax.dtypes.canonicalize_dtype(dtype)) * std + mean
+        return jax.random.normal(generator.sample_key(), shape, jax.dtypes.canonicalize_dtype(dtype)) * std + mean
     return generator.host.normal(shape, mean, std, dtype)
 
 
@@ -158,11 +161,19 @@ def to_jax(samples: np.ndarray | Array, dtype: DType | None = None) -> Array:
     """Return samples, which nobody may write to any more, as a JAX array; no copy where memory is aligned for it."""
     narrow = jax.dtypes.canonicalize_dtype(samples.dtype if dtype is None else dtype)
     samples = samples.astype(narrow, copy=False)
-    return samples if isinstance(samples, jax.Array) else jax.device_put(samples)
+    return placed(samples) if isinstance(samples, jax.Array) else jax.device_put(samples, _place())
 
 
-def blank(shape: Shape, dtype: DType | None = None) -> Array:
+def _place() -> Any:
+    """Return where arrays that are being made go; what has values has them somewhere."""
+    place = current_place()
+    return None if place is META else place
+
+
+def blank(shape: Shape, dtype: DType | None = None) -> Any:
     """Make an array, ``float32`` unless told, for an initialiser to replace; its memory is never touched.
+
+    On the meta device it is the shape alone.
 
     Raises:
         RuntimeError: if a size is negative.
@@ -171,7 +182,9 @@ def blank(shape: Shape, dtype: DType | None = None) -> Array:
         if size < 0:
             raise RuntimeError(f"Trying to create tensor with negative dimension {size}: {list(shape)}")
     narrow = jax.dtypes.canonicalize_dtype(np.float32 if dtype is None else dtype)
-    return jax.device_put(empty(tuple(shape), narrow))
+    if current_place() is META:
+        return jax.ShapeDtypeStruct(shape, narrow)
+    return jax.lax.empty(shape, narrow) if is_tracing() else jax.device_put(empty(tuple(shape), narrow), _place())
 
 
 def copy_to_jax(values: np.ndarray, dtype: DType | None = None) -> Array:
@@ -182,9 +195,22 @@ def copy_to_jax(values: np.ndarray, dtype: DType | None = None) -> Array:
     else:
         with np.errstate(all="ignore"):
             np.copyto(own, values, casting="unsafe")
-    return jax.device_put(own)
+    return jax.device_put(own, _place())
 
 
+def _shapes_on_meta(sample: Callable[_P, Any]) -> Callable[_P, Any]:
+    """Make a function that draws an array give its shape alone, and draw nothing, where new arrays have no data."""
+
+    @functools.wraps(sample)
+    def draw(*args: _P.args, **kwargs: _P.kwargs) -> Any:
+        if current_place() is not META:
+            return sample(*args, **kwargs)
+        return jax.eval_shape(lambda: sample(*args, **kwargs))
+
+    return draw
+
+
+@_shapes_on_meta
 def rand(
     *shape: int | Sequence[int],
     size: Sequence[int] | None = None,
@@ -208,6 +234,7 @@ def rand(
     return to_jax(uniform(_shape_of(shape, size, "rand"), dtype=dtype, generator=generator))
 
 
+@_shapes_on_meta
 def randn(
     *shape: int | Sequence[int],
     size: Sequence[int] | None = None,
@@ -224,6 +251,7 @@ def randn(
     return to_jax(normal_values(_shape_of(shape, size, "randn"), dtype=dtype, generator=generator))
 
 
+@_shapes_on_meta
 def randint(
     *bounds: Any,
     low: int | None = None,
@@ -275,10 +303,11 @@ def randint(
             raise RuntimeError(f"{name} is out of bounds for {dtype.name}: got {bound}")
     generator = resolve(generator)
     if is_tracing():
-        return jax.random.randint(generator.next_key(), shape, low, high).astype(jax.dtypes.canonicalize_dtype(dtype))
+        return jax.random.randint(generator.sample_key(), shape, low, high).astype(jax.dtypes.canonicalize_dtype(dtype))
     return to_jax(generator.host.randint(low, high, shape), dtype)
 
 
+@_shapes_on_meta
 def randperm(
     n: int, *, generator: Generator | None = None, dtype: DType | None = None, requires_grad: bool = False
 ) -> Array:
@@ -295,7 +324,7 @@ def randperm(
     _may_require_grad(dtype, requires_grad)
     generator = resolve(generator)
     traced = is_tracing()
-    return to_jax(jax.random.permutation(generator.next_key(), n) if traced else generator.host.randperm(n), dtype)
+    return to_jax(jax.random.permutation(generator.sample_key(), n) if traced else generator.host.randperm(n), dtype)
 
 
 def _like(input: Any, dtype: DType | None, function: str) -> tuple[Shape, DType]:
@@ -338,7 +367,7 @@ def bernoulli(input: ArrayLike, p: float | None = None, *, generator: Generator 
     elif not 0 <= p <= 1:
         raise RuntimeError(f"bernoulli_ expects p to be in [0, 1], but got p={p}")
     if is_tracing():
-        return jax.random.bernoulli(generator.next_key(), jnp.asarray(input) if p is None else p, shape).astype(dtype)
+        return jax.random.bernoulli(generator.sample_key(), jnp.asarray(input) if p is None else p, shape).astype(dtype)
     if p is not None:
         return to_jax(generator.host.mask(p, shape), dtype)
     probabilities = np.asarray(input)
@@ -353,6 +382,7 @@ def _unboxed(value: ArrayLike) -> Any:
     return value if convert is None else convert()
 
 
+@_shapes_on_meta
 def normal(
     mean: ArrayLike = 0.0,
     std: ArrayLike = 1.0,

@@ -1,5 +1,6 @@
 """What a Parameter and its ``.data`` have in common: an array to read, and the in-place methods of a torch tensor."""
 
+import functools
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any, Self
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodules._device import beside, is_meta
 from jaxmodules._tracing import Tracer, is_tracing
 from jaxmodules.random import bernoulli, copy_to_jax, normal_values, to_jax, uniform
 
@@ -15,6 +17,7 @@ _BINARY = ("add sub mul truediv floordiv mod pow matmul and or xor lshift rshift
 _COMPARE = ("eq", "ne", "lt", "le", "gt", "ge")
 _UNARY = ("neg", "pos", "abs", "invert")
 _NUMBERS = "biufc"
+_IN_PLACE = {"__setitem__", *(f"__i{name}__" for name in _BINARY)}
 
 
 def to_array(data: Any, dtype: Any = None) -> Any:
@@ -22,6 +25,8 @@ def to_array(data: Any, dtype: Any = None) -> Any:
 
     What is a JAX array already is returned as it is; other memory is copied, never shared.
     """
+    if is_meta(data):
+        return data if dtype is None or data.dtype == dtype else jax.ShapeDtypeStruct(data.shape, dtype)
     if isinstance(data, jax.Array):
         return data if dtype is None or data.dtype == dtype else data.astype(dtype)
     if hasattr(data, "__jax_array__"):
@@ -60,6 +65,7 @@ class Writable:
     __array_priority__ = 100
     _read: Callable[[], Any]
     _write: Callable[[Any], None]
+    is_meta: bool
 
     def __jax_array__(self) -> Any:
         return self._read()
@@ -169,7 +175,8 @@ class Writable:
         source = unbox(source)
         if hasattr(source, "detach") or not hasattr(source, "shape"):
             source = to_array(source)
-        self._write(_like(source, self._read()))
+        target = self._read()
+        self._write(beside(_like(source, target), target))
         return self
 
     def fill_(self, value: Any) -> Self:
@@ -242,6 +249,16 @@ class Writable:
         return self.copy_(jnp.where(unbox(mask), unbox(value), self._read()))
 
 
+def _nothing_on_meta(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a method that writes do nothing where there is no data to write."""
+
+    @functools.wraps(method)
+    def write(self: Writable, *args: Any, **kwargs: Any) -> Any:
+        return self if self.is_meta else method(self, *args, **kwargs)
+
+    return write
+
+
 def _like(source: Any, target: Any) -> Any:
     """Return ``source`` in the shape and dtype of ``target``."""
     shape, dtype = tuple(target.shape), target.dtype
@@ -309,3 +326,6 @@ for _name, _function in {
     "erfinv": jax.scipy.special.erfinv, "log1p": jnp.log1p, "expm1": jnp.expm1, "trunc": jnp.trunc,
 }.items():  # fmt: skip
     _elementwise_in_place(_name, _function)
+for _name, _function in dict(vars(Writable)).items():
+    if _name in _IN_PLACE or (_name.endswith("_") and not _name.endswith("__")):
+        setattr(Writable, _name, _nothing_on_meta(_function))

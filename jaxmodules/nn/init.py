@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodules._device import beside, is_meta
 from jaxmodules._tracing import is_tracing
 from jaxmodules._typing import Array
-from jaxmodules.random import Generator, current_generator, next_key, normal_values, to_jax
+from jaxmodules.random import Generator, current_generator, normal_values, resolve, to_jax
 from jaxmodules.random import uniform as uniform_values
 
 _T = TypeVar("_T")
@@ -43,12 +44,17 @@ def _write(tensor: Any, values: np.ndarray | Array) -> Any:
         return tensor
     if hasattr(tensor, "copy_"):
         return tensor.copy_(to_jax(values, tensor.dtype))
-    return to_jax(values, tensor.dtype)
+    return beside(to_jax(values, tensor.dtype), tensor)
+
+
+def _is_meta(tensor: Any) -> bool:
+    """Tell whether ``tensor`` has no data to write: there is nothing to do, and nothing is drawn."""
+    return is_meta(tensor) or getattr(tensor, "is_meta", False)
 
 
 def _spec(tensor: Any) -> tuple[tuple[int, ...], np.dtype]:
     """Return the shape and the dtype of ``tensor``."""
-    if not isinstance(tensor, np.ndarray | jax.Array) and not hasattr(tensor, "copy_"):
+    if not isinstance(tensor, np.ndarray | jax.Array | jax.ShapeDtypeStruct) and not hasattr(tensor, "copy_"):
         raise TypeError(f"expected a Parameter, its .data, a NumPy array or a JAX array, got {type(tensor).__name__}")
     return tuple(tensor.shape), np.dtype(tensor.dtype)
 
@@ -62,11 +68,15 @@ def _real_spec(tensor: Any) -> tuple[tuple[int, ...], np.dtype]:
 
 def _fill_uniform(tensor: _T, low: float, high: float, generator: Generator | None) -> _T:
     shape, dtype = _spec(tensor)
+    if _is_meta(tensor):
+        return tensor
     return _write(tensor, uniform_values(shape, low, high, dtype=dtype, generator=generator))
 
 
 def _fill_normal(tensor: _T, mean: float, std: float, generator: Generator | None) -> _T:
     shape, dtype = _spec(tensor)
+    if _is_meta(tensor):
+        return tensor
     return _write(tensor, normal_values(shape, mean, std, dtype=dtype, generator=generator))
 
 
@@ -188,8 +198,10 @@ def trunc_normal_(
             "The distribution of values may be incorrect.",
             stacklevel=2,
         )
+    if _is_meta(tensor):
+        return tensor
     if is_tracing():
-        key = next_key() if generator is None else generator.next_key()
+        key = resolve(generator).sample_key()
         standard = jax.random.truncated_normal(key, (a - mean) / std, (b - mean) / std, shape, dtype)
         return _write(tensor, jnp.clip(standard * std + mean, a, b))
     inside = _normal_cdf((b - mean) / std) - _normal_cdf((a - mean) / std)
@@ -237,7 +249,9 @@ def constant_(tensor: _T, val: float) -> _T:
         [0.5, 0.5]
     """
     shape, dtype = _spec(tensor)
-    return _write(tensor, np.full(shape, val, dtype))
+    if _is_meta(tensor):
+        return tensor
+    return _write(tensor, (jnp if is_tracing() else np).full(shape, val, dtype))
 
 
 def ones_(tensor: _T) -> _T:
@@ -263,6 +277,8 @@ def eye_(tensor: _T) -> _T:
     shape, dtype = _spec(tensor)
     if len(shape) != 2:
         raise ValueError(f"Only tensors with 2 dimensions are supported, got shape {shape}")
+    if _is_meta(tensor):
+        return tensor
     return _write(tensor, np.eye(*shape, dtype=dtype))
 
 
@@ -285,6 +301,8 @@ def dirac_(tensor: _T, groups: int = 1) -> _T:
         raise ValueError(f"Only tensors with 3, 4, or 5 dimensions are supported, got shape {shape}")
     if shape[0] % groups != 0:
         raise ValueError(f"dim 0 must be divisible by groups, got shape {shape} and {groups} groups")
+    if _is_meta(tensor):
+        return tensor
     values = np.zeros(shape, dtype)
     share = shape[0] // groups
     channels = np.arange(min(share, shape[1]))
@@ -397,7 +415,7 @@ def orthogonal_(tensor: _T, gain: float = 1, generator: Generator | None = None)
     shape, dtype = _real_spec(tensor)
     if len(shape) < 2:
         raise ValueError(f"Only tensors with 2 or more dimensions are supported, got shape {shape}")
-    if 0 in shape:
+    if 0 in shape or _is_meta(tensor):
         return tensor
     rows, columns = shape[0], math.prod(shape[1:])
     values = normal_values((rows, columns), dtype=dtype, generator=generator)
@@ -427,12 +445,14 @@ def sparse_(tensor: _T, sparsity: float, std: float = 0.01, generator: Generator
     shape, dtype = _spec(tensor)
     if len(shape) != 2:
         raise ValueError(f"Only tensors with 2 dimensions are supported, got shape {shape}")
+    if _is_meta(tensor):
+        return tensor
     rows, columns = shape
     zeros = math.ceil(sparsity * rows)
     values = normal_values(shape, 0.0, std, dtype=dtype, generator=generator)
     if is_tracing():
         order = jnp.broadcast_to(jnp.arange(rows)[:, None], shape)
-        places = jax.random.permutation(next_key(), order, axis=0, independent=True)[:zeros]
+        places = jax.random.permutation(resolve(None).sample_key(), order, axis=0, independent=True)[:zeros]
         return _write(tensor, jnp.asarray(values).at[places, jnp.arange(columns)[None]].set(0))
     host = current_generator().host
     for column in range(columns):

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodules._device import parse_device
+from jaxmodules._device import META, NO_DATA, is_meta, move, parse_device, placed
+from jaxmodules._device import device as Device
 from jaxmodules._handles import RemovableHandle, add_hook
 from jaxmodules._tracing import Cell, LeakError, Tracer, epoch, leak_message, leaks, local
 from jaxmodules._tracked import Awaited, HookDict
@@ -51,7 +52,7 @@ class Parameter(Writable, Cell):
     _post_accumulate_grad_hooks: HookDict | None = None
 
     def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
-        array = jnp.zeros(0, jnp.float32) if data is None else to_array(data)
+        array = placed(jnp.zeros(0, jnp.float32) if data is None else to_array(data))
         if requires_grad and not is_differentiable(array):
             raise RuntimeError(
                 f"only arrays of floating point or complex dtype can require gradients, got {array.dtype}:"
@@ -78,7 +79,10 @@ class Parameter(Writable, Cell):
         return to_array(new)
 
     def _read(self) -> Any:
-        return self.value
+        value = self.value
+        if is_meta(value):
+            raise NotImplementedError(_META_VALUE.format(value.shape))
+        return value
 
     def _write(self, array: Any) -> None:
         self.value = array
@@ -201,6 +205,16 @@ class Parameter(Writable, Cell):
         """The number of axes."""
         return self._value.ndim
 
+    @property
+    def is_meta(self) -> bool:
+        """Whether there is only a shape and a dtype, and no data."""
+        return is_meta(self._value)
+
+    @property
+    def device(self) -> Any:
+        """Where the array is: a JAX device, a Sharding, or ``jm.device("meta")``."""
+        return Device(META) if self.is_meta else self.value.device
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -210,7 +224,7 @@ class Parameter(Writable, Cell):
         return id(self)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__} containing:\n{self._value!r}"
+        return f"{type(self).__name__} containing:\n{_shown(self._value)}"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Parameter":
         if id(self) not in memo:
@@ -244,6 +258,20 @@ def _rebuild(cls: type[Parameter], value: Any, grad: Any, requires_grad: bool, e
     return parameter
 
 
+_META_VALUE = (
+    NO_DATA + " A Parameter of shape {} on the meta device was used in a computation: compute shapes with"
+    " jm.eval_shape(net, input), or first give the module data: net.to_empty(device='cpu') and then its"
+    " initialisation or load_state_dict(state_dict), or load_state_dict(state_dict, assign=True)"
+)
+
+
+def _shown(value: Any) -> str:
+    """Return how an array prints, or the shape of one on the meta device."""
+    if not is_meta(value):
+        return repr(value)
+    return f"Array(..., device='meta', size={value.shape}, dtype={value.dtype.name})"
+
+
 def _touch_grad(parameter: Parameter) -> None:
     """Tell the frames that bind the parameter that its ``.grad`` takes part in the computation."""
     for frame in local.frames:
@@ -260,7 +288,7 @@ class _Data(Writable):
         self._box = box
 
     def _read(self) -> Any:
-        value = self._box.value
+        value = self._box._read()
         return jax.lax.stop_gradient(value) if isinstance(value, Tracer) else value
 
     def _write(self, array: Any) -> None:
@@ -270,6 +298,21 @@ class _Data(Writable):
     def data(self) -> Any:
         """This view."""
         return self
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of the axes."""
+        return self._box.shape
+
+    @property
+    def dtype(self) -> Any:
+        """The type of the elements."""
+        return self._box.dtype
+
+    @property
+    def is_meta(self) -> bool:
+        """Whether there is only a shape and a dtype, and no data."""
+        return self._box.is_meta
 
     requires_grad = False
     grad = None
@@ -283,7 +326,7 @@ class _Data(Writable):
         return id(self)
 
     def __repr__(self) -> str:
-        return repr(self._read())
+        return _shown(self._box.value)
 
     def __reduce__(self) -> Any:
         return jnp.array, (np.asarray(self._read()),)
@@ -309,7 +352,7 @@ class Buffer:
     """
 
     def __init__(self, data: Any = None, *, persistent: bool = True) -> None:
-        self.data = jnp.zeros(0, jnp.float32) if data is None else to_array(data)
+        self.data = placed(jnp.zeros(0, jnp.float32) if data is None else to_array(data))
         self.persistent = persistent
 
     def __jax_array__(self) -> Any:
@@ -459,11 +502,12 @@ def is_lazy(param: Any) -> bool:
 
 
 def _placeholder(device: Any, dtype: Any) -> Any:
-    array = blank((0,), dtype)
-    return array if device is None else jax.device_put(array, parse_device(device))
+    return move(blank((0,), dtype), parse_device(device))
 
 
 def _materialized(placeholder: Any, shape: int | Sequence[int], device: Any, dtype: Any) -> Any:
-    array = to_jax(np.zeros(shape, placeholder.dtype if dtype is None else dtype))
-    target = placeholder.sharding if device is None and placeholder.committed else parse_device(device)
-    return array if target is None else jax.device_put(array, target)
+    dtype = placeholder.dtype if dtype is None else dtype
+    if is_meta(placeholder) and device in (None, META):
+        return jax.ShapeDtypeStruct((shape,) if isinstance(shape, int) else tuple(shape), dtype)
+    keeps_place = device is None and placeholder.committed
+    return move(to_jax(np.zeros(shape, dtype)), placeholder.sharding if keeps_place else parse_device(device))

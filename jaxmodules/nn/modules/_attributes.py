@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxmodules._device import placed
 from jaxmodules._keys import Stateful, holds_tracer
 from jaxmodules._tracing import (
     LeakError,
@@ -85,7 +86,7 @@ def is_module(value: Any) -> bool:
 
 def is_array(value: Any) -> bool:
     """Tell whether ``value`` can be a buffer."""
-    return isinstance(value, jax.Array | np.ndarray | Buffer)
+    return isinstance(value, jax.Array | np.ndarray | Buffer | jax.ShapeDtypeStruct)
 
 
 def check_name(module: Any, kind: str, name: Any, registry: Mapping[str, Any]) -> None:
@@ -191,7 +192,7 @@ def register_buffer(module: Any, name: str, tensor: Any, persistent: bool) -> No
             f"cannot assign '{typename(tensor)}' object to buffer '{name}' (jax.Array, NumPy array or None required)"
         )
     tensor = _hooks.registered(_hooks.buffer_registration_hooks, module, name, tensor)
-    buffers[name] = tensor if tensor is None or is_lazy(tensor) else to_array(tensor)
+    buffers[name] = tensor if tensor is None or is_lazy(tensor) else placed(to_array(tensor))
     (own["_non_persistent_buffers_set"].discard if persistent else own["_non_persistent_buffers_set"].add)(name)
 
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodules._device import PLATFORMS, parse_device
+from jaxmodules._device import META, PLATFORMS, is_meta, move, parse_device, shape_of
+from jaxmodules._mt19937 import empty
 from jaxmodules.nn._writable import is_differentiable, unbox
 from jaxmodules.nn.parameter import UninitializedBuffer, UninitializedParameter
 
@@ -54,7 +55,7 @@ def parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             raise TypeError(f"to() received an unexpected argument {value!r}: expected a device and a dtype")
     if other is not None:
         array = unbox(other)
-        device, dtype = getattr(array, "sharding", None), array.dtype
+        device, dtype = META if is_meta(array) else getattr(array, "sharding", None), array.dtype
     else:
         device, dtype = parse_device(device), None if dtype is None else parse_dtype(dtype)
     if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
@@ -79,7 +80,7 @@ def _split_flags(args: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...
 def _names_device(value: Any) -> bool:
     if isinstance(value, str):
         try:
-            return value.partition(":")[0] in PLATFORMS or np.dtype(value) is None
+            return value.partition(":")[0] in (*PLATFORMS, META) or np.dtype(value) is None
         except TypeError:
             return value not in ("bfloat16",) and not hasattr(jnp, value)
     return isinstance(value, int | jax.Device | jax.sharding.Sharding) or hasattr(value, "index")
@@ -89,22 +90,29 @@ def converter(device: Any, dtype: Any) -> Callable[[Any], Any]:
     """Return the function that moves an array to ``device`` and casts it, if it is inexact, to ``dtype``."""
 
     def convert(array: Any) -> Any:
-        if dtype is not None and is_differentiable(array) and array.dtype != dtype:
-            array = array.astype(dtype)
-        return array if device is None else jax.device_put(array, device)
+        return move(cast(array, dtype) if dtype is not None and is_differentiable(array) else array, device)
 
     return convert
 
 
+def cast(array: Any, dtype: Any) -> Any:
+    """Return an array, or the shape of one on the meta device, in another dtype."""
+    if array.dtype == dtype:
+        return array
+    return jax.ShapeDtypeStruct(array.shape, dtype) if is_meta(array) else array.astype(dtype)
+
+
 def floating_to(dtype: Any) -> Callable[[Any], Any]:
     """Return the function that casts an array of real floating point numbers to ``dtype``."""
-    return lambda array: array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
+    return lambda array: cast(array, dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
 def emptier(device: Any) -> Callable[[Any], Any]:
     """Return the function that replaces an array by an empty one of its shape and dtype on ``device``."""
     target = parse_device(device)
-    return lambda array: jax.device_put(np.empty(array.shape, array.dtype), target)
+    if target is META:
+        return shape_of
+    return lambda array: jax.device_put(empty(tuple(array.shape), array.dtype), target)
 
 
 def apply(module: Any, function: Callable[[Any], Any]) -> None:

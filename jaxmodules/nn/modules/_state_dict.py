@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxmodules._tracing import Tracer
+from jaxmodules._device import NO_DATA, beside, is_meta
 from jaxmodules.nn._writable import copy_array, to_array, unbox
 from jaxmodules.nn.parameter import Parameter, is_lazy
 
@@ -178,7 +178,7 @@ class _Snapshot:
 
 def _is_array_like(value: Any) -> bool:
     return (
-        isinstance(value, jax.Array | np.ndarray | np.generic)
+        isinstance(value, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
         or hasattr(value, "__jax_array__")
         or hasattr(value, "detach")
     )
@@ -214,6 +214,9 @@ def load_own(
                 f" the shape in current model is {_size(current.shape)}."
             )
             continue
+        if not assign and _is_meta(current) and not _is_meta(new):
+            warnings.warn(_NOT_COPIED.format(key), stacklevel=2)
+            continue
         try:
             _put(module, name, current, new, assign)
         except Exception as error:
@@ -233,6 +236,17 @@ def load_own(
     return missing, [extra, *unexpected] if has_unplaced_extra else unexpected
 
 
+_NOT_COPIED = (
+    "for {}: copying from a non-meta parameter in the checkpoint to a meta parameter in the current model, which is a"
+    " no-op. (Did you mean to pass `assign=True` to assign items in the state dictionary to their corresponding key in"
+    " the module instead of copying them in place?)"
+)
+
+
+def _is_meta(value: Any) -> bool:
+    return is_meta(value) or getattr(value, "is_meta", False)
+
+
 def _size(shape: Any) -> str:
     return f"torch.Size({list(shape)})"
 
@@ -246,13 +260,16 @@ def _put(module: Any, name: str, current: Any, new: Any, assign: bool) -> None:
             new = Parameter(to_array(new), requires_grad=current.requires_grad)
         setattr(module, name, new if is_parameter else to_array(new))
         return
+    if _is_meta(new):
+        if not _is_meta(current):
+            raise NotImplementedError(NO_DATA)
+        return
     # A copy of its own: donating the model's arrays must not delete the checkpoint's.
     array = to_array(new, current.dtype)
     if array is unbox(new):
         array = copy_array(array)
     old = unbox(current) if not is_parameter else current._value
-    if not isinstance(old, Tracer) and not isinstance(array, Tracer) and getattr(old, "committed", False):
-        array = jax.device_put(array, old.sharding)
+    array = beside(array, old)
     if is_parameter:
         current.value = array
     else:

@@ -499,9 +499,9 @@ class PReLU(Module):
         self.num_parameters = num_parameters
         self.init = init
         self.weight = Parameter(blank((num_parameters,), dtype))
-        self.reset_parameters()
         if device is not None:
             self.to(device)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Set every slope back to ``init``."""

@@ -115,13 +115,13 @@ class MultiheadAttention(Module):
         if not self._qkv_same_embed_dim:
             self.register_parameter("in_proj_weight", None)
         self.register_parameter("in_proj_bias", Parameter(blank((3 * embed_dim,), dtype)) if bias else None)
-        self.out_proj = NonDynamicallyQuantizableLinear(embed_dim, embed_dim, bias=bias, dtype=dtype)
+        self.out_proj = NonDynamicallyQuantizableLinear(embed_dim, embed_dim, bias, device, dtype)
         self.bias_k = Parameter(blank((1, 1, embed_dim), dtype)) if add_bias_kv else None
         self.bias_v = Parameter(blank((1, 1, embed_dim), dtype)) if add_bias_kv else None
         self.add_zero_attn = add_zero_attn
-        self._reset_parameters()
         if device is not None:
             self.to(device)
+        self._reset_parameters()
 
     def forward(
         self,

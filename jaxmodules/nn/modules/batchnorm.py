@@ -74,17 +74,16 @@ class _NormBase(Module):
         self.register_buffer("running_mean", channels if track_running_stats else None)
         self.register_buffer("running_var", channels if track_running_stats else None)
         self.register_buffer("num_batches_tracked", np.array(0) if track_running_stats else None)
-        self.reset_parameters()
         if device is not None:
             self.to(device)
+        self.reset_parameters()
 
     def reset_running_stats(self) -> None:
         """Set the running statistics back to mean 0 and variance 1."""
         if self.track_running_stats and self.running_mean is not None:
-            zeros = np.zeros(self.num_features, self.running_mean.dtype)
-            self.running_mean = to_jax(zeros)
-            self.running_var = to_jax(np.ones_like(zeros))
-            self.num_batches_tracked = to_jax(np.array(0))
+            self.running_mean = init.zeros_(self.running_mean)
+            self.running_var = init.ones_(self.running_var)
+            self.num_batches_tracked = init.zeros_(self.num_batches_tracked)
 
     def reset_parameters(self) -> None:
         """Set parameters and running statistics back to what they were at first."""

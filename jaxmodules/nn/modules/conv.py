@@ -80,9 +80,9 @@ class _ConvNd(Module):
         first, second = (in_channels, out_channels) if transposed else (out_channels, in_channels)
         self.weight = Parameter(blank((first, second // groups, *kernel_size), dtype))
         self.register_parameter("bias", Parameter(blank((out_channels,), dtype)) if bias else None)
-        self.reset_parameters()
         if device is not None:
             self.to(device)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw new values, as ``__init__`` does."""

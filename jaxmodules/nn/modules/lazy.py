@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from jaxmodules._device import is_meta
 from jaxmodules._handles import RemovableHandle
 from jaxmodules._tracing import Tracer, local, outside
 from jaxmodules._tracked import buffer_writes, set_item
@@ -75,6 +76,8 @@ class LazyModuleMixin:
             raise RuntimeError(f"module {self._get_name()} has not been fully initialized")
         for frame in local.frames:
             frame.adopt(*_found(boxes, module._buffers, buffers))
+        if local.frames:
+            _fill_meta(boxes, module._buffers, buffers)
         module._initialize_hook.remove()
         module._load_hook.remove()
         del module._initialize_hook, module._load_hook
@@ -96,6 +99,16 @@ def _found(boxes: dict[str, Any], registry: Any, names: list[str]) -> tuple[dict
 
     places: dict[Hashable, str] = {id(box): name for name, box in boxes.items()}
     return places | {(id(registry), name): name for name in names}, restore
+
+
+def _fill_meta(boxes: dict[str, Any], registry: Any, names: list[str]) -> None:
+    """Put traced arrays where there are shapes alone, for the rest of a run on shapes alone."""
+    for box in boxes.values():
+        if is_meta(box._value):
+            box._value = jax.lax.empty(box.shape, box.dtype)
+    for name in names:
+        if is_meta(registry[name]):
+            set_item(registry, name, jax.lax.empty(registry[name].shape, registry[name].dtype))
 
 
 def _shape_alone(value: Any) -> Any:

@@ -68,9 +68,9 @@ class Linear(Module):
         self.out_features = out_features
         self.weight = Parameter(blank((out_features, in_features), dtype))
         self.register_parameter("bias", Parameter(blank((out_features,), dtype)) if bias else None)
-        self.reset_parameters()
         if device is not None:
             self.to(device)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw new values, as ``__init__`` does."""
@@ -149,9 +149,9 @@ class Bilinear(Module):
         self.out_features = out_features
         self.weight = Parameter(blank((out_features, in1_features, in2_features), dtype))
         self.register_parameter("bias", Parameter(blank((out_features,), dtype)) if bias else None)
-        self.reset_parameters()
         if device is not None:
             self.to(device)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw new values, as ``__init__`` does."""

@@ -543,7 +543,7 @@ class Module(Stateful):
     def type(self, dst_type: Any) -> Self:
         """Cast every parameter and buffer, and return this module."""
         dtype = _convert.parse_dtype(dst_type)
-        return self._apply(lambda array: array.astype(dtype))
+        return self._apply(lambda array: _convert.cast(array, dtype))
 
     def float(self) -> Self:
         """Cast floating point parameters and buffers to float32."""

@@ -139,9 +139,9 @@ class LayerNorm(Module):
         shape = self.normalized_shape
         self.register_parameter("weight", Parameter(blank(shape, dtype)) if elementwise_affine else None)
         self.register_parameter("bias", Parameter(blank(shape, dtype)) if elementwise_affine and bias else None)
-        self.reset_parameters()
         if device is not None:
             self.to(device)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Set the scale to ones and the shift to zeros."""
@@ -221,9 +221,9 @@ class GroupNorm(Module):
         channels = blank((num_channels,), dtype)
         self.register_parameter("weight", Parameter(channels) if affine else None)
         self.register_parameter("bias", Parameter(channels) if affine and bias else None)
-        self.reset_parameters()
         if device is not None:
             self.to(device)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Set the scale to ones and the shift to zeros."""
@@ -288,9 +288,9 @@ class RMSNorm(Module):
         self.elementwise_affine = elementwise_affine
         weight = Parameter(blank(self.normalized_shape, dtype)) if elementwise_affine else None
         self.register_parameter("weight", weight)
-        self.reset_parameters()
         if device is not None:
             self.to(device)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Set the scale to ones."""

@@ -104,9 +104,9 @@ class RNNBase(Module):
             for name in names:
                 shape = shapes | {"weight_ih": (gates, size)}
                 setattr(self, name, Parameter(blank(shape.get(name[:9], (gates,)), dtype)))
-        self.reset_parameters()
         if device is not None:
             self.to(device)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw new values, as ``__init__`` does."""
@@ -438,9 +438,9 @@ class RNNCellBase(Module):
         self.weight_hh = Parameter(blank((rows, hidden_size), dtype))
         self.register_parameter("bias_ih", Parameter(blank((rows,), dtype)) if bias else None)
         self.register_parameter("bias_hh", Parameter(blank((rows,), dtype)) if bias else None)
-        self.reset_parameters()
         if device is not None:
             self.to(device)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw new values, as ``__init__`` does."""

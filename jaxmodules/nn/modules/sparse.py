@@ -76,10 +76,10 @@ class Embedding(Module):
         self.scale_grad_by_freq = scale_grad_by_freq
         self.sparse = sparse
         self.weight = Parameter(_table((num_embeddings, embedding_dim), _weight, dtype), requires_grad=not _freeze)
-        if _weight is None:
-            self.reset_parameters()
         if device is not None:
             self.to(device)
+        if _weight is None:
+            self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw new values, as ``__init__`` does."""
@@ -220,13 +220,13 @@ class EmbeddingBag(Module):
         self.scale_grad_by_freq = scale_grad_by_freq
         self.padding_idx = normalize_padding_idx(padding_idx, num_embeddings, "padding_idx")
         self.weight = Parameter(_table((num_embeddings, embedding_dim), _weight, dtype))
+        if device is not None:
+            self.to(device)
         if _weight is None:
             self.reset_parameters()
         self.mode = mode
         self.sparse = sparse
         self.include_last_offset = include_last_offset
-        if device is not None:
-            self.to(device)
 
     def reset_parameters(self) -> None:
         """Draw new values, as ``__init__`` does."""

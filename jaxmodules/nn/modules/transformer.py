@@ -9,15 +9,14 @@ import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import jax
 import numpy as np
 
+from jaxmodules._device import move, parse_device
 from jaxmodules._shapes import as_array, host_value, is_floating
 from jaxmodules._typing import Array, ArrayLike, DType
 from jaxmodules.nn import functional as F
 from jaxmodules.nn import init
 from jaxmodules.nn.functional._masks import canonical_mask
-from jaxmodules.nn.modules._convert import parse_device
 from jaxmodules.nn.modules.activation import GELU, ReLU
 from jaxmodules.nn.modules.attention import MultiheadAttention
 from jaxmodules.nn.modules.container import ModuleList
@@ -322,23 +321,23 @@ class _TransformerLayer(Module):
     ) -> None:
         super().__init__()
         for name in self._attentions:
-            attention = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, dtype=dtype)
+            attention = MultiheadAttention(
+                d_model, nhead, dropout, bias, batch_first=batch_first, device=device, dtype=dtype
+            )
             setattr(self, name, attention)
-        self.linear1 = Linear(d_model, dim_feedforward, bias=bias, dtype=dtype)
+        self.linear1 = Linear(d_model, dim_feedforward, bias, device, dtype)
         self.dropout = Dropout(dropout)
-        self.linear2 = Linear(dim_feedforward, d_model, bias=bias, dtype=dtype)
+        self.linear2 = Linear(dim_feedforward, d_model, bias, device, dtype)
         self.norm_first = norm_first
         sublayers = range(1, len(self._attentions) + 2)
         for i in sublayers:
-            setattr(self, f"norm{i}", LayerNorm(d_model, eps=layer_norm_eps, bias=bias, dtype=dtype))
+            setattr(self, f"norm{i}", LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype))
         for i in sublayers:
             setattr(self, f"dropout{i}", Dropout(dropout))
         self.activation = _get_activation_fn(activation) if isinstance(activation, str) else activation
         is_relu = self.activation is F.relu or isinstance(self.activation, ReLU)
         is_gelu = self.activation is F.gelu or isinstance(self.activation, GELU)
         self.activation_relu_or_gelu = 1 if is_relu else 2 if is_gelu else 0
-        if device is not None:
-            self.to(device)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -457,8 +456,8 @@ def _get_seq_len(src: Array, batch_first: bool) -> int:
 
 
 def _generate_square_subsequent_mask(sz: int, device: Any = None, dtype: DType | None = None) -> Array:
-    mask = to_jax(_causal(sz, np.dtype(np.float32 if dtype is None else dtype)))
-    return mask if device is None else jax.device_put(mask, parse_device(device))
+    mask = _causal(sz, np.dtype(np.float32 if dtype is None else dtype))
+    return move(to_jax(mask), parse_device(device))
 
 
 def _causal(sz: int, dtype: np.dtype) -> np.ndarray:
