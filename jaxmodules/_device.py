@@ -44,9 +44,9 @@ class device(contextlib.ContextDecorator):
         TypeError: if ``type`` is none of these.
 
     Examples:
-        >>> from jaxmodules import nn
-        >>> with device("meta"):
-        ...     net = nn.Linear(100_000, 100_000)
+        >>> import jaxmodules as jm
+        >>> with jm.device("meta"):
+        ...     net = jm.nn.Linear(100_000, 100_000)
         >>> net.bias
         Parameter containing:
         Array(..., device='meta', size=(100000,), dtype=float32)
