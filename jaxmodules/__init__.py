@@ -43,6 +43,8 @@ from jaxmodules.transforms import remat as remat
 from jaxmodules.transforms import scan as scan
 from jaxmodules.transforms import stack_module_state as stack_module_state
 from jaxmodules.transforms import switch as switch
+from jaxmodules.transforms import labels as labels
+from jaxmodules.transforms import tree as tree
 from jaxmodules.transforms import update as update
 from jaxmodules.transforms import value_and_grad as value_and_grad
 from jaxmodules.transforms import vjp as vjp

@@ -30,6 +30,10 @@ from jaxmodules.transforms.jit import jit as jit
 from jaxmodules.transforms.loops import fori_loop as fori_loop
 from jaxmodules.transforms.loops import scan as scan
 from jaxmodules.transforms.loops import while_loop as while_loop
+from jaxmodules.transforms.functional import tree as tree
+from jaxmodules.transforms.functional import update as update
+from jaxmodules.transforms.jit import jit as jit
+from jaxmodules.transforms.labels import labels as labels
 from jaxmodules.transforms.mapping import eval_shape as eval_shape
 from jaxmodules.transforms.mapping import vmap as vmap
 from jaxmodules.transforms.remat import remat as remat

@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmodules._gradient_hooks import hooked
+from jaxmodules._tracing import Tracer
 from jaxmodules._tracked import buffer_writes, set_item
 from jaxmodules.nn._writable import to_array, unbox
 from jaxmodules.nn.modules.module import Module
@@ -104,6 +106,15 @@ class _Layout:
         if problems:
             raise RuntimeError(f"{what} does not fit the module: " + "; ".join(problems))
 
+    def conflicts(self, given: Mapping[str, Any]) -> list[str]:
+        """Say which names of one tied array are given different values; of traced ones the first counts."""
+        problems = []
+        first: dict[int, str] = {}
+        for name in given:
+            if name in self.places and _differ(given[name], given[first.setdefault(self.places[name], name)]):
+                problems.append(f"{first[self.places[name]]} and {name} are tied but given different values")
+        return problems
+
     def misfits(self, given: Mapping[str, Any], values: Sequence[Any]) -> list[str]:
         """Say of which arrays the shape is wrong."""
         problems = []
@@ -114,6 +125,14 @@ class _Layout:
         return problems
 
 
+def _differ(a: Any, b: Any) -> bool:
+    """Tell whether two arrays are known to differ."""
+    a, b = unbox(a), unbox(b)
+    if a is b or isinstance(a, Tracer | jax.ShapeDtypeStruct) or isinstance(b, Tracer | jax.ShapeDtypeStruct):
+        return False
+    return not np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)
+
+
 def _layout(net: Module) -> _Layout:
     structure = whole(net)
     if structure.layout is None:
@@ -122,28 +141,80 @@ def _layout(net: Module) -> _Layout:
 
 
 def update(net: Module, params: Mapping[str, Any], state: Mapping[str, Any] | None = None) -> Module:
-    """Put the arrays of :func:`functionalize` back into the module, without copying.
+    """Put the arrays of :func:`functionalize` or of :func:`tree` back into the module, without copying.
 
     Args:
         net: the module.
-        params: arrays by name; those left out keep their value.
+        params: arrays by dotted name, in one dict or in nested ones; those left out keep their value.
         state: arrays by name; those left out keep their value.
 
     Returns:
         The module.
 
     Raises:
-        RuntimeError: naming every array that is unknown or has another shape; the module is left as it was.
+        RuntimeError: naming every array that is unknown, has another shape, or differs from one given for a tied
+            name; the module is left as it was.
     """
     layout = _layout(net)
-    arrays = {name: to_array(unbox(array)) for name, array in {**params, **(state or {})}.items()}
-    problems = [f"unexpected {name}" for name in sorted(arrays.keys() - layout.places.keys())]
+    given = {**dict(_flat(params)), **dict(_flat(state or {}))}
+    problems = layout.conflicts(given)
+    arrays = {name: to_array(unbox(array)) for name, array in given.items()}
+    problems += [f"unexpected {name}" for name in sorted(arrays.keys() - layout.places.keys())]
     known = {name: array for name, array in arrays.items() if name in layout.places}
     problems += layout.misfits(known, layout.structure.read())
     if problems:
         raise RuntimeError("these arrays do not fit the module: " + "; ".join(problems))
-    layout.structure.assign([layout.places[name] for name in arrays], list(arrays.values()))
+    chosen: dict[int, Any] = {}
+    for name, array in arrays.items():
+        chosen.setdefault(layout.places[name], array)
+    layout.structure.assign(list(chosen), list(chosen.values()))
     return net
+
+
+def tree(net: Module, *, params: bool = True, buffers: bool = True, remove_duplicate: bool = False) -> dict[str, Any]:
+    """Return the arrays of a module in nested dicts that mirror its tree of submodules.
+
+    The way back is :func:`update`; :func:`functional_call` runs a module on such a tree.
+
+    Args:
+        net: the module.
+        params: whether its parameters are listed, frozen ones included.
+        buffers: whether its buffers are listed.
+        remove_duplicate: list what is tied under its first name alone instead of under each; for a tree that is
+            differentiated or trained.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxmodules import nn
+        >>> net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+        >>> jax.tree.map(jnp.shape, tree(net, buffers=False))
+        {'0': {'bias': (2,), 'weight': (2, 3)}, '1': {'bias': (2,), 'weight': (2,)}}
+        >>> update(net, jax.tree.map(jnp.zeros_like, tree(net, buffers=False)))[0].bias.tolist()
+        [0.0, 0.0]
+    """
+    layout = _layout(net)
+    values, boxes = layout.structure.read(), len(layout.structure.cells)
+    nested: dict[str, Any] = {}
+    listed: set[int] = set()
+    for name, slot in layout.places.items():
+        if not (params if slot < boxes else buffers) or (remove_duplicate and slot in listed):
+            continue
+        listed.add(slot)
+        *path, last = name.split(".")
+        here = nested
+        for step in path:
+            here = here.setdefault(step, {})
+        here[last] = values[slot]
+    return nested
+
+
+def _flat(arrays: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the arrays in nested dicts with their dotted names."""
+    for name, value in arrays.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def functional_call(
@@ -159,7 +230,7 @@ def functional_call(
 
     Args:
         module: the module.
-        parameter_and_buffer_dicts: arrays by name, in one dict or several with distinct names.
+        parameter_and_buffer_dicts: arrays by name, in one dict, which may be nested, or several with distinct names.
         args: the arguments, a tuple or a single one.
         kwargs: the keyword arguments.
         tie_weights: whether an array given for one name of a tied parameter stands for all of them.
@@ -225,17 +296,17 @@ def _untied(names: Sequence[tuple[Module, str, Any]]) -> Iterator[None]:
 
 def _merge(dicts: Any) -> dict[str, Any]:
     if isinstance(dicts, Mapping):
-        return dict(dicts)
+        return dict(_flat(dicts))
     if not isinstance(dicts, Sequence) or not all(isinstance(d, Mapping) for d in dicts):
         raise ValueError(
             f"Expected parameter_and_buffer_dicts to be a dict, or a list/tuple of dicts, but got {type(dicts)}"
         )
     merged: dict[str, Any] = {}
     for one in dicts:
-        for name in one:
+        for name, _ in _flat(one):
             if name in merged:
                 raise ValueError(f"{name} appears in multiple dictionaries; behavior of functional call is ambiguous")
-        merged.update(one)
+        merged.update(_flat(one))
     return merged
 
 
