@@ -20,7 +20,7 @@ MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__
 LEVELS = [
     ["_tracing", "_typing"],
     ["_boundary", "_device", "_mt19937", "_shapes", "_tracked"],
-    ["_generator", "_handles"],
+    ["_autocast", "_generator", "_handles"],
     ["random"],
     ["nn._writable"],
     ["_keys", "nn.functional*", "nn.parameter"],

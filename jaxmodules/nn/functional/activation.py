@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, is_integer
 from jaxmodules._typing import Array, ArrayLike
 from jaxmodules.nn.functional._elementwise import check_real, elementwise
@@ -243,6 +244,7 @@ def prelu(input: ArrayLike, weight: ArrayLike) -> Array:
         [[-1.0, -0.5]]
     """
     input, weight = as_array(input), as_array(weight)
+    input, weight = cast("prelu", input, weight)
     if input.dtype != weight.dtype:
         raise RuntimeError(f"prelu: Type promoting not supported. Got {input.dtype} and {weight.dtype}")
     if weight.ndim > 1:

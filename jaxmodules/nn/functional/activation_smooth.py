@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, check_floating, normalize_dim
 from jaxmodules._typing import Array, ArrayLike, DType
 from jaxmodules.nn.functional._elementwise import check_real, elementwise
@@ -133,6 +134,7 @@ def softplus(input: ArrayLike, beta: float = 1, threshold: float = 20) -> Array:
         [0.0, 200.0]
     """
     input = as_array(input)
+    (input,) = cast("softplus", input)
     check_real(input, "softplus")
     return _softplus(input, beta, threshold)
 
@@ -290,7 +292,7 @@ def gumbel_softmax(logits: ArrayLike, tau: float = 1, hard: bool = False, eps: f
         >>> F.gumbel_softmax(jnp.array([0.0, 1000.0]), hard=True).tolist()
         [0.0, 1.0]
     """
-    logits = as_array(logits)
+    (logits,) = cast("gumbel_softmax", as_array(logits))
     if eps != 1e-10:
         warnings.warn("`eps` parameter is deprecated and has no effect.", stacklevel=2)
     if not jnp.issubdtype(logits.dtype, jnp.floating):
@@ -373,8 +375,7 @@ def _softmax_arguments(
             stacklevel=stacklevel,
         )
         dim = 0 if input.ndim in (0, 1, 3) else 1
-    if dtype is not None:
-        input = input.astype(dtype)
+    (input,) = cast(name, input) if dtype is None else (input.astype(dtype),)
     check_real(input, name)
     return input, normalize_dim(dim, input.ndim)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, as_array_or_none, is_floating, scalar_type
 from jaxmodules._typing import Array, ArrayLike, Shape
 from jaxmodules.nn.functional.dropout import dropout
@@ -56,6 +57,7 @@ def scaled_dot_product_attention(
         (2, 3, 6)
     """
     query, key, value, mask = as_array(query), as_array(key), as_array(value), as_array_or_none(attn_mask)
+    query, key, value, mask = cast("scaled_dot_product_attention", query, key, value, mask)
     _check_types(query, key, value, mask)
     if mask is not None and is_causal:
         raise RuntimeError(

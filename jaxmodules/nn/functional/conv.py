@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax import lax
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import as_array, as_array_or_none, check_floating, ntuple, same_padding
 from jaxmodules._typing import Array, ArrayLike
 
@@ -54,6 +55,7 @@ def conv_nd(
         NotImplementedError: if the input is boolean.
     """
     input, weight, bias = as_array(input), as_array(weight), as_array_or_none(bias)
+    input, weight, bias = cast(f"conv{rank}d", input, weight, bias)
     _check_ranks(input, weight, rank, f"conv{rank}d")
     stride, dilation = ntuple(stride, rank, "stride"), ntuple(dilation, rank, "dilation")
     _check_steps(stride, dilation)
@@ -163,6 +165,7 @@ def conv_transpose_nd(
         NotImplementedError: if the input is of an integer type other than ``int64``.
     """
     input, weight, bias = as_array(input), as_array(weight), as_array_or_none(bias)
+    input, weight, bias = cast(f"conv_transpose{rank}d", input, weight, bias)
     _check_ranks(input, weight, rank, f"conv_transpose{rank}d")
     stride, dilation = ntuple(stride, rank, "stride"), ntuple(dilation, rank, "dilation")
     padding, output_padding = ntuple(padding, rank, "padding"), ntuple(output_padding, rank, "output_padding")
@@ -270,6 +273,7 @@ def conv_tbc(input: ArrayLike, weight: ArrayLike, bias: ArrayLike, pad: int = 0)
         (8, 2, 4)
     """
     input, weight, bias = as_array(input), as_array(weight), as_array(bias)
+    input, weight, bias = cast("conv_tbc", input, weight, bias)
     _check_tbc(input, weight, bias, pad)
     if input.dtype == bool:
         check_floating(input, "addmm_impl_cpu_")

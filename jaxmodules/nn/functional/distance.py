@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, is_floating, normalize_dim
 from jaxmodules._typing import Array, ArrayLike, Shape
 from jaxmodules.nn.functional._gradients import magnitude, pass_gradient
@@ -39,6 +40,7 @@ def cosine_similarity(x1: ArrayLike, x2: ArrayLike, dim: int = 1, eps: float = 1
         [0.800000011920929]
     """
     x1, x2 = as_array(x1), as_array(x2)
+    x1, x2 = cast("cosine_similarity", x1, x2)
     dtype = jnp.promote_types(x1.dtype, x2.dtype)
     if not is_floating(dtype):
         raise RuntimeError(f"expected common dtype to be floating point, yet common dtype is {dtype}")
@@ -71,6 +73,7 @@ def pairwise_distance(x1: ArrayLike, x2: ArrayLike, p: float = 2.0, eps: float =
         [5.0]
     """
     x1, x2 = as_array(x1), as_array(x2)
+    x1, x2 = cast("pairwise_distance", x1, x2)
     if np.bool_ in (x1.dtype, x2.dtype):
         raise RuntimeError("Subtraction, the `-` operator, with a bool tensor is not supported, expected numbers")
     shape, dtype = _broadcast(x1, x2), jnp.promote_types(x1.dtype, x2.dtype)
@@ -100,6 +103,7 @@ def pdist(input: ArrayLike, p: float = 2) -> Array:
         [5.0, 1.0, 4.242640495300293]
     """
     input = as_array(input)
+    (input,) = cast("pdist", input)
     if input.ndim != 2:
         raise RuntimeError(f"pdist only supports 2D tensors, got: {input.ndim}D")
     if not is_floating(input.dtype):
@@ -139,6 +143,7 @@ def normalize(
         [[0.25, 0.75]]
     """
     input = as_array(input)
+    (input,) = cast("normalize", input)
     if not is_floating(input.dtype):
         raise RuntimeError(
             f"linalg.vector_norm: Expected a floating point or complex tensor as input. Got {input.dtype}"

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, as_array_or_none, check_floating
 from jaxmodules._typing import Array, ArrayLike, DType
 
@@ -34,6 +35,7 @@ def linear(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -
         (2, 4)
     """
     input, weight, bias = as_array(input), as_array(weight), as_array_or_none(bias)
+    input, weight, bias = cast("linear", input, weight, bias)
     _check_linear(input, weight, bias)
     if input.dtype == bool:
         check_floating(input, "addmm_impl_cpu_")
@@ -66,6 +68,7 @@ def bilinear(input1: ArrayLike, input2: ArrayLike, weight: ArrayLike, bias: Arra
         (2, 5)
     """
     input1, input2, weight, bias = as_array(input1), as_array(input2), as_array(weight), as_array_or_none(bias)
+    input1, input2, weight, bias = cast("bilinear", input1, input2, weight, bias)
     _check_bilinear(input1, input2, weight, bias)
     if input1.dtype == bool:
         check_floating(input1, "bmm")

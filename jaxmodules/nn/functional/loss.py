@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import (
     accumulation_dtype,
     as_array,
@@ -61,6 +62,7 @@ def cross_entropy(
     """
     reduction = resolve_reduction(size_average, reduce, reduction)
     input, target, weight = as_array(input), as_array(target), as_array_or_none(weight)
+    input, target, weight = cast("cross_entropy", input, target, weight)
     if not 0.0 <= label_smoothing <= 1.0:
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
     check_floating(input, "log_softmax")
@@ -113,6 +115,7 @@ def nll_loss(
     """
     reduction = resolve_reduction(size_average, reduce, reduction)
     input, target, weight = as_array(input), as_array(target), as_array_or_none(weight)
+    input, target, weight = cast("nll_loss", input, target, weight)
     target = check_classes(input, target, weight, ignore_index)
     check_floating(input, "nll_loss")
     return class_loss(input, target, weight, ignore_index, reduction, 0.0, log_softmax=False)

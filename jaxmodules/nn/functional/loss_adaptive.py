@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, host_value
 from jaxmodules._typing import Array
 
@@ -25,6 +26,7 @@ def adaptive_log_softmax(
     Raises:
         RuntimeError: if a target is not a class; a traced target that is not gives NaN.
     """
+    head, *clusters = cast("adaptive_log_softmax", head, *clusters)
     values = host_value(as_array(target))
     if values is not None and values.size and not (0 <= values.min() and values.max() < cutoffs[-1]):
         raise RuntimeError(
@@ -37,9 +39,10 @@ def adaptive_log_softmax(
 @partial(jax.jit, static_argnames="cutoffs", inline=True)
 def adaptive_log_probabilities(head: Array, clusters: tuple[Array, ...], cutoffs: tuple[int, ...]) -> Array:
     """Return the log-probabilities of all classes, ``(N, cutoffs[-1])``; arguments as above."""
+    head, *rest = cast("adaptive_log_softmax", head, *clusters)
     scores = _log_softmax(head)
     parts = [scores[:, : cutoffs[0]]]
-    for position, cluster in enumerate(clusters, cutoffs[0]):
+    for position, cluster in enumerate(rest, cutoffs[0]):
         parts.append(_log_softmax(cluster) + scores[:, position, None])
     return jnp.concatenate(parts, 1).astype(head.dtype)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, check_floating, host_value, is_integer
 from jaxmodules._typing import Array, ArrayLike
 from jaxmodules.nn.functional._reduction import reduce_loss, resolve_reduction
@@ -51,6 +52,7 @@ def ctc_loss(
     """
     reduction = resolve_reduction(None, None, reduction)
     log_probs, targets = as_array(log_probs), as_array(targets)
+    log_probs, targets = cast("ctc_loss", log_probs, targets)
     batched = log_probs.ndim != 2
     if not batched:
         log_probs = log_probs.reshape(log_probs.shape[0], 1, log_probs.shape[1])

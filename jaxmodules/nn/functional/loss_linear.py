@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxmodules._autocast import cast, is_autocast_enabled
 from jaxmodules._shapes import accumulation_dtype, as_array, as_array_or_none, is_integer
-from jaxmodules._typing import Array, ArrayLike
+from jaxmodules._typing import Array, ArrayLike, DType
 from jaxmodules.nn.functional._reduction import resolve_reduction
 from jaxmodules.nn.functional.linear import linear
 from jaxmodules.nn.functional.linear_cross_entropy_options import LinearCrossEntropyOptions
@@ -59,6 +60,7 @@ def linear_cross_entropy(
     """
     input, linear_weight, target = as_array(input), as_array(linear_weight), as_array(target)
     linear_bias, weight = as_array_or_none(linear_bias), as_array_or_none(weight)
+    input, linear_weight, linear_bias = cast("linear", input, linear_weight, linear_bias)
     _check_linear(input, linear_weight, linear_bias)
     classes, *outputs = linear_weight.shape[:-1]
     shape = (*input.shape[:-1], classes, *outputs)
@@ -103,11 +105,12 @@ def _in_chunks(
     scores = jax.ShapeDtypeStruct((rows, linear_weight.shape[0]), input.dtype)
     target = check_classes(scores, target, weight, ignore_index)
     size = options.chunk_size(rows, features, linear_weight.shape[0], input.dtype)
-    loss = _chunked_loss(input, linear_weight, target, linear_bias, weight, reduction, ignore_index, size)
+    dtype = accumulation_dtype(input.dtype) if is_autocast_enabled() else input.dtype
+    loss = _chunked_loss(input, linear_weight, target, linear_bias, weight, reduction, ignore_index, size, dtype)
     return loss.reshape(()) if single else loss
 
 
-@partial(jax.jit, static_argnames=("reduction", "ignore_index", "size"), inline=True)
+@partial(jax.jit, static_argnames=("reduction", "ignore_index", "size", "dtype"), inline=True)
 def _chunked_loss(
     input: Array,
     linear_weight: Array,
@@ -117,6 +120,7 @@ def _chunked_loss(
     reduction: str,
     ignore_index: int,
     size: int,
+    dtype: DType,
 ) -> Array:
     rows, features = input.shape
     wide = accumulation_dtype(input.dtype)
@@ -136,7 +140,7 @@ def _chunked_loss(
     loss = loss.reshape(-1)[:rows]
     if reduction == "mean":
         loss = loss.sum() / class_factors(target, weight, ignore_index, wide).sum()
-    return (loss.sum() if reduction == "sum" else loss).astype(input.dtype)
+    return (loss.sum() if reduction == "sum" else loss).astype(dtype)
 
 
 def _check_linear(input: Array, linear_weight: Array, linear_bias: Array | None) -> None:

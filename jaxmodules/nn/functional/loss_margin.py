@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import (
     accumulation_dtype,
     as_array,
@@ -62,6 +63,7 @@ def hinge_embedding_loss(
     """
     reduction = resolve_reduction(size_average, reduce, reduction)
     input, target = as_array(input), as_array(target)
+    input, target = cast("hinge_embedding_loss", input, target)
     check_broadcast(target, input)
     check_mean(input.dtype, reduction)
     return pointwise_loss(_hinge, (input, target), reduction, input.dtype, (margin,))
@@ -104,6 +106,7 @@ def margin_ranking_loss(
     """
     reduction = resolve_reduction(size_average, reduce, reduction)
     input1, input2, target = as_array(input1), as_array(input2), as_array(target)
+    input1, input2, target = cast("margin_ranking_loss", input1, input2, target)
     if not input1.ndim == input2.ndim == target.ndim:
         raise RuntimeError(
             "margin_ranking_loss : All input tensors should have same dimension but got sizes:"
@@ -149,6 +152,7 @@ def soft_margin_loss(
     """
     reduction = resolve_reduction(size_average, reduce, reduction)
     input, target = as_array(input), as_array(target)
+    input, target = cast("soft_margin_loss", input, target)
     check_broadcast(input, target)
     if not jnp.issubdtype(input.dtype, jnp.inexact):
         raise RuntimeError(
@@ -200,6 +204,7 @@ def multi_margin_loss(
     if p != 1 and p != 2:
         raise ValueError(f"only p == 1 and p == 2 supported, got p={p}")
     input, target, weight = as_array(input), as_array(target), as_array_or_none(weight)
+    input, target, weight = cast("multi_margin_loss", input, target, weight)
     if weight is not None and weight.ndim != 1:
         raise ValueError(f"weight must be one-dimensional, got shape {list(weight.shape)}")
     _check_scores(input)
@@ -258,6 +263,7 @@ def multilabel_margin_loss(
     """
     reduction = resolve_reduction(size_average, reduce, reduction)
     input, target = as_array(input), as_array(target)
+    input, target = cast("multilabel_margin_loss", input, target)
     _check_scores(input)
     if target.shape != input.shape:
         raise RuntimeError(f"inconsistent target size: {list(target.shape)} for input of size: {list(input.shape)}")
@@ -308,6 +314,7 @@ def multilabel_soft_margin_loss(
     if size_average is not None or reduce is not None:
         reduction = resolve_reduction(size_average, reduce, reduction)
     input, target, weight = as_array(input), as_array(target), as_array_or_none(weight)
+    input, target, weight = cast("multilabel_soft_margin_loss", input, target, weight)
     check_floating(input, "log_sigmoid_cpu")
     check_broadcast(target, input)
     if weight is not None:

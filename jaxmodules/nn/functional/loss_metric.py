@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array
 from jaxmodules._typing import Array, ArrayLike
 from jaxmodules.nn.functional._reduction import (
@@ -58,6 +59,7 @@ def cosine_embedding_loss(
     """
     reduction = resolve_reduction(size_average, reduce, reduction)
     input1, input2, target = as_array(input1), as_array(input2), as_array(target)
+    input1, input2, target = cast("cosine_embedding_loss", input1, input2, target)
     if target.ndim > 1:
         raise RuntimeError(
             f"0D or 1D target tensor expected, multi-target not supported, got target size {list(target.shape)}"
@@ -121,7 +123,8 @@ def triplet_margin_loss(
     def distance(first: Array, second: Array) -> Array:
         return pairwise_distance(first, second, p, eps)
 
-    return _triplet_loss(as_array(anchor), as_array(positive), as_array(negative), distance, margin, swap, reduction)
+    arrays = cast("triplet_margin_loss", as_array(anchor), as_array(positive), as_array(negative))
+    return _triplet_loss(*arrays, distance, margin, swap, reduction)
 
 
 def triplet_margin_with_distance_loss(

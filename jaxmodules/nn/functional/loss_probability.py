@@ -5,6 +5,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import as_array, as_array_or_none, check_floating, host_value, is_floating
 from jaxmodules._typing import Array, ArrayLike
 from jaxmodules.nn.functional._reduction import (
@@ -51,6 +52,7 @@ def kl_div(
         0.0
     """
     input, target = as_array(input), as_array(target)
+    input, target = cast("kl_div", input, target)
     legacy = size_average is not None or reduce is not None
     if not legacy and reduction == "mean":
         warnings.warn(
@@ -109,6 +111,7 @@ def binary_cross_entropy(
     """
     reduction = resolve_reduction(size_average, reduce, reduction)
     input, target, weight = as_array(input), as_array(target), as_array_or_none(weight)
+    input, target, weight = cast("binary_cross_entropy", input, target, weight)
     if target.shape != input.shape:
         raise ValueError(
             f"Using a target size ({list(target.shape)}) that is different to the input size ({list(input.shape)}) is"
@@ -168,6 +171,7 @@ def binary_cross_entropy_with_logits(
     reduction = resolve_reduction(size_average, reduce, reduction)
     input, target = as_array(input), as_array(target)
     weight, pos_weight = as_array_or_none(weight), as_array_or_none(pos_weight)
+    input, target, weight, pos_weight = cast("binary_cross_entropy_with_logits", input, target, weight, pos_weight)
     if target.shape != input.shape:
         raise ValueError(f"Target size ({list(target.shape)}) must be the same as input size ({list(input.shape)})")
     check_floating(input, "log_sigmoid_cpu")

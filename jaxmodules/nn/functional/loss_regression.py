@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import as_array, as_array_or_none, check_floating, host_value
 from jaxmodules._typing import Array, ArrayLike
 from jaxmodules.nn.functional._gradients import magnitude
@@ -56,6 +57,7 @@ def l1_loss(
         1.0
     """
     input, target, weight = as_array(input), as_array(target), as_array_or_none(weight)
+    input, target, weight = cast("l1_loss", input, target, weight)
     check_sizes(input, target)
     reduction = resolve_reduction(size_average, reduce, reduction)
     check_weights(input, weight)
@@ -91,6 +93,7 @@ def mse_loss(
         2.0
     """
     input, target, weight = as_array(input), as_array(target), as_array_or_none(weight)
+    input, target, weight = cast("mse_loss", input, target, weight)
     check_sizes(input, target)
     reduction = resolve_reduction(size_average, reduce, reduction)
     check_weights(input, weight)
@@ -137,6 +140,7 @@ def smooth_l1_loss(
         1.0
     """
     input, target = as_array(input), as_array(target)
+    input, target = cast("smooth_l1_loss", input, target)
     check_sizes(input, target)
     reduction = resolve_reduction(size_average, reduce, reduction)
     dtype = common_dtype(input, target)
@@ -186,6 +190,7 @@ def huber_loss(
         1.0
     """
     input, target, weight = as_array(input), as_array(target), as_array_or_none(weight)
+    input, target, weight = cast("huber_loss", input, target, weight)
     check_sizes(input, target)
     check_weights(input, weight)
     reduction = resolve_reduction(None, None, reduction)
@@ -237,6 +242,7 @@ def poisson_nll_loss(
     """
     reduction = resolve_reduction(size_average, reduce, reduction)
     input, target = as_array(input), as_array(target)
+    input, target = cast("poisson_nll_loss", input, target)
     check_broadcast(target, input)
     dtype = floating_dtype(input, target)
     return pointwise_loss(_poisson, (input, target), reduction, dtype, (eps,), (bool(log_input), bool(full)))
@@ -278,6 +284,7 @@ def gaussian_nll_loss(
     input, target = as_array(input), as_array(target)
     number = isinstance(var, int | float)
     var = jnp.full(input.shape, var, floating_dtype(input)) if number else as_array(var)
+    input, target, var = cast("gaussian_nll_loss", input, target, var)
     values = host_value(var)
     if values is not None and (values < 0).any():
         raise ValueError(f"var has negative entry/entries, expected variances, got {values.min()}")

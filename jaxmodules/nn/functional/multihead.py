@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxmodules._autocast import cast, cast_tree
 from jaxmodules._shapes import as_array, as_array_or_none
 from jaxmodules._typing import Array, ArrayLike, DType
 from jaxmodules.nn.functional._masks import (
@@ -155,6 +156,9 @@ def multi_head_attention(
     """Do the work of :func:`multi_head_attention_forward`, with the batch in either place."""
     inputs = _distinct(query, key, value)
     padding, mask = as_array_or_none(key_padding_mask), as_array_or_none(attn_mask)
+    inputs, padding, mask, projections, static = cast_tree(
+        "multi_head_attention_forward", (inputs, padding, mask, projections, static)
+    )
     is_batched = check_dimensions(*_spread(inputs), padding, mask, num_heads)
     if not is_batched:
         inputs, batch_first = tuple(x[None] for x in inputs), True
@@ -173,8 +177,8 @@ def multi_head_attention(
     mask = merge_masks(mask, padding, num_heads, extra)
     output, weights = _attend(q, k, v, mask, dropout_p, is_causal, need_weights)
     output = _combine(output, as_array(projections.out_weight), as_array_or_none(projections.out_bias), axis)
-    if weights is not None and average_attn_weights:
-        weights = weights.mean(1)
+    if weights is not None:
+        (weights,) = cast("softmax", weights.mean(1) if average_attn_weights else weights)
     return (output, weights) if is_batched else (output[0], None if weights is None else weights[0])
 
 

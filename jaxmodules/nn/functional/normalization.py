@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, as_array_or_none, check_floating
 from jaxmodules._typing import Array, ArrayLike, Shape
 
@@ -182,6 +183,7 @@ def layer_norm(
         [[-1.0, 1.0]]
     """
     input, weight, bias = as_array(input), as_array_or_none(weight), as_array_or_none(bias)
+    input, weight, bias = cast("layer_norm", input, weight, bias)
     shape = _checked_shape(input, normalized_shape, "layer_norm", weight=weight, bias=bias)
     for name, operand in (("weight", weight), ("bias", bias)):
         if operand is not None:
@@ -219,6 +221,7 @@ def rms_norm(
         [[1.0, -1.0]]
     """
     input, weight = as_array(input), as_array_or_none(weight)
+    input, weight = cast("rms_norm", input, weight)
     shape = _checked_shape(input, normalized_shape, "rms_norm", weight=weight)
     return _rms_norm(input, weight, len(shape), eps)
 
@@ -255,6 +258,7 @@ def group_norm(
         [[-1.0, 1.0, -1.0, 1.0]]
     """
     input, weight, bias = as_array(input), as_array_or_none(weight), as_array_or_none(bias)
+    input, weight, bias = cast("group_norm", input, weight, bias)
     _check_group_norm(input, num_groups, weight, bias)
     return _group_norm(input, weight, bias, num_groups, eps)
 
@@ -286,6 +290,7 @@ def local_response_norm(input: ArrayLike, size: int, alpha: float = 1e-4, beta: 
         [[[0.5], [0.3333333432674408], [0.3333333432674408]]]
     """
     input = as_array(input)
+    (input,) = cast("local_response_norm", input)
     if input.ndim < 3:
         raise ValueError(
             f"Expected 3D or higher dimensionality                          input (got {input.ndim} dimensions)"
@@ -295,6 +300,8 @@ def local_response_norm(input: ArrayLike, size: int, alpha: float = 1e-4, beta: 
     if size < 1:
         raise RuntimeError(f"kernel size should be greater than zero, but got {size} channels")
     check_floating(input, "local_response_norm")
+    if input.ndim > 3:
+        (input,) = cast("avg_pool3d", input)  # which PyTorch does it by
     return _local_response_norm(input, alpha, beta, k, size)
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import as_array
 from jaxmodules._typing import Array, ArrayLike
 
@@ -63,6 +64,7 @@ def pad(
         _check_crops(input, pairs)
     else:
         _check_mode(input, pairs, mode, value)
+        (input,) = cast(f"{mode}_pad{len(pairs)}d", input)
     return _pad(input, 0 if value is None else value, ((0, 0),) * (input.ndim - len(pairs)) + pairs, mode)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import as_array, is_floating, is_integer, ntuple
 from jaxmodules._typing import Array, ArrayLike, Shape
 from jaxmodules.nn.functional._pooling import (
@@ -162,6 +163,7 @@ def max_pool_nd(
         NotImplementedError: if ``input`` is boolean or complex; without indices, signals of integers too.
     """
     input, name = as_array(input), f"max_pool{rank}d"
+    (input,) = (input,) if return_indices else cast(name, input)
     if rank == 1 and not return_indices:
         _check_signal(input, kernel_size, stride, padding, dilation, ceil_mode)
     if not (is_floating(input.dtype) or is_integer(input.dtype) and (rank > 1 or return_indices)):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, check_floating
 from jaxmodules._typing import Array, ArrayLike, Shape
 from jaxmodules.nn.functional._pooling import (
@@ -139,6 +140,7 @@ def adaptive_avg_pool_nd(input: ArrayLike, output_size: OptionalSizes, *, rank: 
         NotImplementedError: if ``input`` is not floating point.
     """
     input, name = as_array(input), f"adaptive_avg_pool{rank}d"
+    (input,) = cast(name, input)
     sizes = _output_sizes(input, output_size, rank, name)
     if min(sizes) < 0:
         raise RuntimeError(
@@ -174,6 +176,7 @@ def adaptive_max_pool_nd(
         NotImplementedError: if ``input`` is not floating point.
     """
     input, name = as_array(input), f"adaptive_max_pool{rank}d"
+    (input,) = cast(name, input)
     sizes = _output_sizes(input, output_size, rank, name)
     _check_not_empty(input, 1, name)
     if min(sizes) < 0:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, is_floating
 from jaxmodules._typing import Array, ArrayLike, Shape
 from jaxmodules.nn.functional._pooling import (
@@ -113,6 +114,7 @@ def avg_pool_nd(
         NotImplementedError: if ``input`` is neither floating point nor ``int64`` (``int32`` where JAX narrows it).
     """
     input = as_array(input)
+    (input,) = cast(f"avg_pool{rank}d", input)
     _check_axes(input, rank)
     if divisor_override == 0:
         raise RuntimeError("divisor must be not zero, got divisor_override=0")
@@ -277,6 +279,7 @@ def lp_pool_nd(
         ZeroDivisionError: if ``norm_type`` is zero.
     """
     input = as_array(input)
+    (input,) = cast(f"lp_pool{rank}d", input)
     kernel, step, *_ = window_of(kernel_size, stride, 0, 1, rank)
     if math.isinf(norm_type):
         return _extreme_pool(input, norm_type > 0, kernel, step, ceil_mode)

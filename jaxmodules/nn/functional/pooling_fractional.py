@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, as_array_or_none, check_floating
 from jaxmodules._typing import Array, ArrayLike, Shape
 from jaxmodules.nn.functional._pooling import Ratios, Sizes, largest_among, pick, typed_fractional_max_pool
@@ -122,6 +123,7 @@ def fractional_max_pool_nd(
     """
     name = f"fractional_max_pool{rank}d"
     input, samples = as_array(input), as_array_or_none(_random_samples)
+    input, samples = cast(name, input, samples)
     if input.ndim <= rank:
         raise IndexError(
             f"Dimension out of range ({name} expected {rank + 1} or {rank + 2} axes,"

@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import as_array, check_floating, host_value, is_integer
 from jaxmodules._typing import Array, ArrayLike, Shape
 from jaxmodules.nn.functional._pooling import Sizes
@@ -104,6 +105,7 @@ def max_unpool_nd(
         NotImplementedError: if ``input`` is not floating point.
     """
     input, indices, name = as_array(input), as_array(indices), f"max_unpool{max(rank, 2)}d"
+    (input,) = cast(name, input)
     kernel, pads = (_sizes(sizes, rank, what) for sizes, what in ((kernel_size, "kernel_size"), (padding, "padding")))
     step = kernel if stride is None else _sizes(stride, rank, "stride")
     out = _output_sizes(input, kernel, step, pads, output_size)

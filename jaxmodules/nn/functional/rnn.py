@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmodules._autocast import cast_tree
 from jaxmodules._shapes import accumulation_dtype, as_array, as_array_or_none
 from jaxmodules._typing import Array, ArrayLike
 from jaxmodules.nn.functional.dropout import dropout as drop
@@ -71,6 +72,7 @@ def recurrence(
         >>> output.shape
         (7, 2, 4)
     """
+    hx, input, params = cast_tree(mode.lower(), (hx, input, params))
     output, states = as_array(input), tuple(map(as_array, hx))
     arrays = [as_array(parameter) for parameter in params]
     _check_dtypes(arrays[0], output, *states)
@@ -127,10 +129,11 @@ def recurrent_cell(
         >>> recurrent_cell("GRU", jnp.ones((2, 3)), None, jnp.ones((12, 3)), jnp.ones((12, 4)))[0].shape
         (2, 4)
     """
+    given = (weight_ih, weight_hh, bias_ih, bias_hh)
+    hx, input, given = cast_tree(f"{mode.lower()}_cell", (hx, input, given))
     input = as_array(input)
     single = input.ndim == 1
-    biases = as_array_or_none(bias_ih), as_array_or_none(bias_hh)
-    weights = _Weights(as_array(weight_ih), as_array(weight_hh), *biases)
+    weights = _Weights(as_array(given[0]), as_array(given[1]), *map(as_array_or_none, given[2:]))
     if hx is None:
         zeros = jnp.zeros((*input.shape[:-1], weights.hidden.shape[1]), input.dtype)
         states = (zeros,) * _STATES[mode]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, is_floating
 from jaxmodules._typing import Array, ArrayLike, Shape
 from jaxmodules.nn.functional._resampling import Taps, antialiased_taps, cubic_taps, linear_taps, nearest_places
@@ -64,6 +65,7 @@ def interpolate(
         [[[0.0, 1.0, 3.0, 4.0]]]
     """
     input = as_array(input)
+    (input,) = cast("interpolate", input)
     if mode in _ANY_RANK and align_corners is not None:
         raise ValueError(
             "align_corners option can only be set with the interpolating modes: linear | bilinear | bicubic |"

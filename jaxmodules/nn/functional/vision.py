@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, check_floating, is_floating, scalar_type
 from jaxmodules._typing import Array, ArrayLike, Shape
 
@@ -53,6 +54,7 @@ def grid_sample(
         [[[[1.5, 1.0]]]]
     """
     input, grid = as_array(input), as_array(grid)
+    input, grid = cast("grid_sample", input, grid)
     if mode not in _MODES:
         raise ValueError(
             f"nn.functional.grid_sample(): expected mode to be 'bilinear', 'nearest' or 'bicubic', but got: '{mode}'"
@@ -93,6 +95,7 @@ def affine_grid(theta: ArrayLike, size: Sequence[int], align_corners: bool | Non
         [[[[-0.5, 0.0], [0.5, 0.0]]]]
     """
     theta = as_array(theta)
+    (theta,) = cast("affine_grid", theta)
     if align_corners is None:
         _warn_of_corners()
     if not is_floating(theta.dtype):

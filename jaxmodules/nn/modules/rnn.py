@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodules._autocast import is_autocast_enabled
 from jaxmodules._shapes import as_array
 from jaxmodules._typing import Array, ArrayLike, DType
 from jaxmodules.nn import init
@@ -142,7 +143,7 @@ class RNNBase(Module):
     def check_input(self, input: Array, batch_sizes: np.ndarray | None) -> None:
         """Raise unless ``input`` has the type of the weights and the shape that the settings ask for."""
         dtype = self._flat_weights[0].dtype
-        if input.dtype != dtype:
+        if input.dtype != dtype and not is_autocast_enabled():
             raise ValueError(
                 f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
                 f"Convert input: input.to({dtype}), or convert model: model.to({input.dtype})"
