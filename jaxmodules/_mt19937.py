@@ -350,8 +350,7 @@ class HostStream:
         dtype = np.dtype(dtype)
         size = math.prod(shape)
         if size < _BLOCK:
-            samples = np.array([self._scalar_normal() for _ in range(size)])
-            return _wide_fma(samples, std, mean).reshape(shape).astype(dtype)
+            return _wide_fma(self.scalar_normals(size), std, mean).reshape(shape).astype(dtype)
         if dtype == np.float64:
             return self._wide_normal(size, mean, std).reshape(shape)
         out = empty((size,), np.dtype(np.float32))
@@ -362,6 +361,10 @@ class HostStream:
             self.words(size - whole)
             _box_muller(self.words(_BLOCK), out[size - _BLOCK :], mean, std)
         return out.reshape(shape).astype(dtype, copy=False)
+
+    def scalar_normals(self, count: int) -> np.ndarray:
+        """Return standard normals as doubles, drawn one by one."""
+        return np.array([self._scalar_normal() for _ in range(count)], np.float64)
 
     def _scalar_normal(self) -> float:
         """Return one standard normal; they are made in pairs, and the second is kept."""

@@ -22,6 +22,8 @@ LEVELS = [
     ["_boundary", "_device", "_mt19937", "_shapes", "_tracked"],
     ["_autocast", "_generator", "_handles"],
     ["random"],
+    ["nn._draws", "nn._tensor_shape"],
+    ["nn._tensor"],
     ["nn._writable"],
     ["_keys", "nn.functional*", "nn.parameter"],
     ["_tracked", "nn.grad", "nn.init"],

@@ -11,6 +11,9 @@ import numpy as np
 
 from jaxmodules._device import beside, is_meta
 from jaxmodules._tracing import Tracer, is_tracing
+from jaxmodules.nn import _draws
+from jaxmodules.nn._tensor import IN_PLACE, METHODS, call
+from jaxmodules.nn._tensor_shape import RESHAPING, UNCHANGED, Size
 from jaxmodules.random import bernoulli, copy_to_jax, normal_values, to_jax, uniform
 
 _BINARY = ("add sub mul truediv floordiv mod pow matmul and or xor lshift rshift").split()
@@ -66,6 +69,7 @@ class Writable:
     _read: Callable[[], Any]
     _write: Callable[[Any], None]
     is_meta: bool
+    _replace: Callable[[Any], Any]  # takes an array of another shape
 
     def __jax_array__(self) -> Any:
         return self._read()
@@ -134,18 +138,6 @@ class Writable:
         """Return the number of axes."""
         return self.ndim
 
-    def t(self) -> Any:
-        """Return the transposed matrix."""
-        return self._read().T
-
-    def abs(self) -> Any:
-        """Return the absolute values."""
-        return jnp.abs(self._read())
-
-    def view(self, *shape: Any) -> Any:
-        """Return the array in another shape."""
-        return self._read().reshape(*shape)
-
     def detach(self) -> Any:
         """Return the array cut off from gradients."""
         return jax.lax.stop_gradient(self._read())
@@ -195,32 +187,6 @@ class Writable:
         """Draw every element from a uniform distribution."""
         return self.copy_(to_jax(uniform(self.shape, from_, to, dtype=self.dtype, generator=generator)))
 
-    def add_(self, other: Any, *, alpha: Any = 1) -> Self:
-        """Add ``alpha * other`` in place."""
-        other = unbox(other)
-        return self.copy_(self._read() + (other if alpha == 1 else alpha * other))
-
-    def sub_(self, other: Any, *, alpha: Any = 1) -> Self:
-        """Subtract ``alpha * other`` in place."""
-        other = unbox(other)
-        return self.copy_(self._read() - (other if alpha == 1 else alpha * other))
-
-    def clamp_(self, min: Any = None, max: Any = None) -> Self:
-        """Bound every element in place."""
-        return self.copy_(jnp.clip(self._read(), unbox(min), unbox(max)))
-
-    def clip_(self, min: Any = None, max: Any = None) -> Self:
-        """Bound every element in place."""
-        return self.clamp_(min, max)
-
-    def clamp_min_(self, min: Any) -> Self:
-        """Bound every element from below in place."""
-        return self.clamp_(min=min)
-
-    def clamp_max_(self, max: Any) -> Self:
-        """Bound every element from above in place."""
-        return self.clamp_(max=max)
-
     def bernoulli_(self, p: float = 0.5, *, generator: Any = None) -> Self:
         """Draw ones with probability ``p``, and zeros."""
         return self.copy_(bernoulli(self._read(), p, generator=generator))
@@ -231,22 +197,62 @@ class Writable:
         diagonal = jnp.arange(min(array.shape))
         return self.copy_(array.at[(diagonal,) * array.ndim].set(value))
 
-    def lerp_(self, end: Any, weight: Any) -> Self:
-        """Move in place towards ``end`` by the fraction ``weight``."""
-        here = self._read()
-        return self.copy_(here + unbox(weight) * (unbox(end) - here))
+    def resize_(self, *sizes: Any) -> Any:
+        """Take another shape; elements that are new are zero."""
+        array = self._read()
+        shape = sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes
+        return self._replace(jnp.resize(jnp.pad(array.ravel(), (0, max(0, int(np.prod(shape)) - array.size))), shape))
 
-    def addcmul_(self, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Self:
-        """Add ``value * tensor1 * tensor2`` in place."""
-        return self.copy_(self._read() + value * unbox(tensor1) * unbox(tensor2))
+    def resize_as_(self, tensor: Any) -> Any:
+        """Take the shape of ``tensor``; elements that are new are zero."""
+        return self.resize_(*tensor.shape)
 
-    def addcdiv_(self, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Self:
-        """Add ``value * tensor1 / tensor2`` in place."""
-        return self.copy_(self._read() + value * unbox(tensor1) / unbox(tensor2))
+    def set_(self, source: Any) -> Any:
+        """Hold ``source`` itself, whatever its shape."""
+        return self._replace(to_array(unbox(source)))
 
-    def masked_fill_(self, mask: Any, value: Any) -> Self:
-        """Write ``value`` where ``mask`` is true."""
-        return self.copy_(jnp.where(unbox(mask), unbox(value), self._read()))
+    def apply_(self, callable: Callable[[Any], Any]) -> Self:
+        """Replace every element ``x`` by ``callable(x)``, one after the other."""
+        array = np.asarray(self._read())
+        return self.copy_(np.array([callable(x.item()) for x in array.ravel()], array.dtype).reshape(array.shape))
+
+    def detach_(self) -> Self:
+        """Return the box: what it holds was computed from nothing."""
+        return self
+
+    def share_memory_(self) -> Self:
+        """Return the box: JAX arrays are shared as they are."""
+        return self
+
+    @property
+    def size(self) -> Size:
+        """The number of elements; ``size()`` is the shape and ``size(dim)`` the size of an axis."""
+        return Size(tuple(self.shape))
+
+    @property
+    def mT(self) -> Any:
+        """The array with its last two axes swapped."""
+        return self._read().mT
+
+    @property
+    def H(self) -> Any:
+        """The conjugate transposed matrix."""
+        return jnp.conj(self._read().T)
+
+    @property
+    def mH(self) -> Any:
+        """The conjugate of the array with its last two axes swapped."""
+        return jnp.conj(self._read().mT)
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the array lies on a GPU."""
+        return any(device.platform == "gpu" for device in self._read().devices())
+
+    is_sparse = False
+    is_quantized = False
+    is_leaf = True
+    grad_fn = None
 
 
 def _nothing_on_meta(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -303,29 +309,67 @@ def _unary(name: str) -> None:
     setattr(Writable, f"__{name}__", lambda self: function(self._read()))
 
 
-def _elementwise_in_place(name: str, function: Callable[..., Any]) -> None:
-    def method(self: Writable, *args: Any) -> Any:
-        return self.copy_(function(self._read(), *map(unbox, args)))
+def _method(name: str) -> None:
+    def method(self: Writable, *args: Any, **kwargs: Any) -> Any:
+        array = self._read()
+        result = _call(name, array, args, kwargs)
+        return self if result is array and name in UNCHANGED else result
 
-    method.__name__ = f"{name}_"
-    method.__doc__ = f"Apply ``{name}`` in place."
-    setattr(Writable, f"{name}_", method)
+    _install(name, method, f"Do what ``torch.Tensor.{name}`` does.")
 
 
-for _name in _BINARY:
-    _binary(_name)
-for _name in _COMPARE:
-    _compare(_name)
-for _name in _UNARY:
-    _unary(_name)
+def _in_place(name: str) -> None:
+    def method(self: Writable, *args: Any, **kwargs: Any) -> Any:
+        new, old = _call(name, self._read(), args, kwargs), self.dtype
+        if is_differentiable(new) and not jnp.issubdtype(old, jnp.inexact):
+            raise RuntimeError(
+                f"result type {new.dtype} can't be cast to the desired output type {old}: cast the parameter first"
+            )
+        return self.copy_(new)
+
+    _install(f"{name}_", method, f"Do what ``torch.Tensor.{name}_`` does, in place.")
+
+
+def _reshaping(name: str) -> None:
+    def method(self: Writable, *args: Any, **kwargs: Any) -> Any:
+        return self._replace(_call(name, self._read(), args, kwargs))
+
+    _install(f"{name}_", method, f"Do what ``torch.Tensor.{name}_`` does, in place.")
+
+
+def _draw(name: str, function: Callable[..., Any]) -> None:
+    def method(self: Writable, *args: Any, **kwargs: Any) -> Any:
+        return self.copy_(function(self._read(), *args, **kwargs))
+
+    _install(f"{name}_", method, function.__doc__)
+
+
+def _call(name: str, array: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return call(name, array, tuple(map(unbox, args)), {key: unbox(value) for key, value in kwargs.items()})
+
+
+def _install(name: str, method: Callable[..., Any], doc: str | None) -> None:
+    method.__name__ = name
+    method.__qualname__ = f"Writable.{name}"
+    method.__doc__ = doc
+    setattr(Writable, name, method)
+
+
+for _names, _make in (
+    (_BINARY, _binary),
+    (_COMPARE, _compare),
+    (_UNARY, _unary),
+    (METHODS, _method),
+    (IN_PLACE, _in_place),
+    (RESHAPING, _reshaping),
+):
+    for _name in _names:
+        _make(_name)
 for _name, _function in {
-    "mul": operator.mul, "div": operator.truediv, "pow": operator.pow, "neg": operator.neg, "abs": jnp.abs,
-    "sqrt": jnp.sqrt, "rsqrt": jax.lax.rsqrt, "exp": jnp.exp, "log": jnp.log, "sign": jnp.sign, "round": jnp.round,
-    "floor": jnp.floor, "ceil": jnp.ceil, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu,
-    "sin": jnp.sin, "cos": jnp.cos, "square": jnp.square, "reciprocal": jnp.reciprocal,
-    "erfinv": jax.scipy.special.erfinv, "log1p": jnp.log1p, "expm1": jnp.expm1, "trunc": jnp.trunc,
+    "cauchy": _draws.cauchy, "exponential": _draws.exponential, "geometric": _draws.geometric,
+    "log_normal": _draws.log_normal, "random": _draws.integers,
 }.items():  # fmt: skip
-    _elementwise_in_place(_name, _function)
+    _draw(_name, _function)
 for _name, _function in dict(vars(Writable)).items():
     if _name in _IN_PLACE or (_name.endswith("_") and not _name.endswith("__")):
         setattr(Writable, _name, _nothing_on_meta(_function))

@@ -87,6 +87,10 @@ class Parameter(Writable, Cell):
     def _write(self, array: Any) -> None:
         self.value = array
 
+    def _replace(self, array: Any) -> Self:
+        self.value = array
+        return self
+
     @property
     def data(self) -> Any:
         """The array detached from gradients; writing into it (``p.data[0] = 1``) writes the parameter."""
@@ -186,9 +190,6 @@ class Parameter(Writable, Cell):
     @property
     def _gradient_hooks(self) -> list[HookDict]:
         return [hooks for hooks in (self._backward_hooks, self._post_accumulate_grad_hooks) if hooks is not None]
-
-    is_leaf = True
-    grad_fn = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -293,6 +294,9 @@ class _Data(Writable):
 
     def _write(self, array: Any) -> None:
         self._box.value = array
+
+    def _replace(self, array: Any) -> Any:
+        return array  # PyTorch's ``.data`` shares the parameter's elements, not its shape
 
     @property
     def data(self) -> Any:

@@ -20,7 +20,7 @@ from jaxmodules._tracing import (
     local,
 )
 from jaxmodules._tracked import MISSING, Attributes, BufferDict, ChildDict, HookDict, NameSet, TrackedDict
-from jaxmodules.nn._writable import to_array
+from jaxmodules.nn._writable import Writable, to_array
 from jaxmodules.nn.modules import _hooks
 from jaxmodules.nn.parameter import Buffer, Parameter, is_lazy
 
@@ -86,7 +86,7 @@ def is_module(value: Any) -> bool:
 
 def is_array(value: Any) -> bool:
     """Tell whether ``value`` can be a buffer."""
-    return isinstance(value, jax.Array | np.ndarray | Buffer | jax.ShapeDtypeStruct)
+    return isinstance(value, jax.Array | np.ndarray | Buffer | Writable | jax.ShapeDtypeStruct)
 
 
 def check_name(module: Any, kind: str, name: Any, registry: Mapping[str, Any]) -> None:

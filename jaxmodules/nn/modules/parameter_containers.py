@@ -7,6 +7,7 @@ from typing import Any, NoReturn, Self
 import jax
 import numpy as np
 
+from jaxmodules.nn._writable import Writable
 from jaxmodules.nn.modules._entries import from_front, pairs
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import Parameter
@@ -14,7 +15,12 @@ from jaxmodules.nn.parameter import Parameter
 
 def _as_parameter(value: Any) -> Any:
     """Wrap an array into a Parameter; give every other value back as it is."""
-    return Parameter(value) if isinstance(value, jax.Array | np.ndarray) else value
+    return Parameter(value) if _is_array(value) and not isinstance(value, Parameter) else value
+
+
+def _is_array(value: Any) -> bool:
+    """Tell whether ``value`` is an array, or a box with one."""
+    return isinstance(value, jax.Array | np.ndarray | Writable)
 
 
 def _describe(key: Any, value: Any) -> str:
@@ -82,7 +88,7 @@ class ParameterList(Module):
     def extend(self, values: Iterable[Any]) -> Self:
         """Add the values of an iterable at the end and return the container."""
         # An array can be iterated over, but as a value to add it is one parameter.
-        if not isinstance(values, Iterable) or isinstance(values, jax.Array | np.ndarray | Parameter):
+        if not isinstance(values, Iterable) or _is_array(values):
             raise TypeError(f"ParameterList.extend should be called with an iterable, but got {type(values).__name__}")
         for value in [_as_parameter(value) for value in values]:
             self.append(value)
