@@ -4,10 +4,10 @@ from jaxmodules import checkpoint as checkpoint
 from jaxmodules import nn as nn
 from jaxmodules import optim as optim
 from jaxmodules import random as random
-from jaxmodules._device import device as device
 from jaxmodules._autocast import autocast as autocast
 from jaxmodules._autocast import get_autocast_dtype as get_autocast_dtype
 from jaxmodules._autocast import is_autocast_enabled as is_autocast_enabled
+from jaxmodules._device import device as device
 from jaxmodules.checkpoint import load as load
 from jaxmodules.checkpoint import save as save
 from jaxmodules.random import Generator as Generator
@@ -31,8 +31,8 @@ from jaxmodules.transforms import backward as backward
 from jaxmodules.transforms import capture as capture
 from jaxmodules.transforms import cond as cond
 from jaxmodules.transforms import eval_shape as eval_shape
-from jaxmodules.transforms import fori_loop as fori_loop
 from jaxmodules.transforms import explain as explain
+from jaxmodules.transforms import fori_loop as fori_loop
 from jaxmodules.transforms import functional_call as functional_call
 from jaxmodules.transforms import functionalize as functionalize
 from jaxmodules.transforms import grad as grad
@@ -41,12 +41,12 @@ from jaxmodules.transforms import jacfwd as jacfwd
 from jaxmodules.transforms import jacrev as jacrev
 from jaxmodules.transforms import jit as jit
 from jaxmodules.transforms import jvp as jvp
+from jaxmodules.transforms import labels as labels
 from jaxmodules.transforms import linearize as linearize
 from jaxmodules.transforms import remat as remat
 from jaxmodules.transforms import scan as scan
 from jaxmodules.transforms import stack_module_state as stack_module_state
 from jaxmodules.transforms import switch as switch
-from jaxmodules.transforms import labels as labels
 from jaxmodules.transforms import tree as tree
 from jaxmodules.transforms import update as update
 from jaxmodules.transforms import value_and_grad as value_and_grad
