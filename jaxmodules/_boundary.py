@@ -17,6 +17,8 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxmodules._tracing import keep_weakly
+
 
 class Crossing(Protocol):
     """What happens to gradients at a boundary.
@@ -48,6 +50,7 @@ Mapped = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def cross(values: Sequence[Any], crossing: Crossing, token: Any = None) -> tuple[list[Any], Any]:
     """Return ``values``, whose gradients go through ``crossing``, and the token for a later boundary."""
+    keep_weakly(type(crossing))
     *out, token = boundary_p.bind(*values, _token() if token is None else token, crossing=crossing, depth=0)
     return out, token
 

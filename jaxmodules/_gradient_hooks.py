@@ -1,5 +1,6 @@
 """Calls of hooks on gradients, and the hooks of parameters among them."""
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -11,6 +12,7 @@ import numpy as np
 from jaxmodules._boundary import Mapped, cross
 from jaxmodules._leaks import call_hook
 from jaxmodules._tracing import Cell, Frame, is_staged, local
+from jaxmodules._tracked import HookDict
 
 
 def call_gradient_hook(kind: str, hook: tuple[int, Callable[..., Any]], path: Sequence[str], *args: Any) -> Any:
@@ -53,17 +55,22 @@ def checked_gradient(hook: Callable[..., Any], new: Any, aval: Any) -> Any:
     return new
 
 
+Hooks = Sequence[tuple[int, Callable[..., Any]]]
+
+
 class _Total:
     """The boundary at which the uses of a parameter come together: runs the hooks on its gradient."""
 
-    def __init__(self, hooks: Mapping[int, Any], name: str, is_repeated: bool) -> None:
-        self.hooks = list(hooks.items())
+    def __init__(self, hooks: HookDict, name: str, is_repeated: bool, held: Hooks = ()) -> None:
+        self._ref = weakref.ref(hooks)
+        self.hooks = held
         self.name = name
         self.is_repeated = is_repeated
 
     def held(self) -> Self:
-        """Return this boundary."""
-        return self
+        """Return this boundary, holding on to the hooks as they are now."""
+        hooks = self._ref()
+        return self if hooks is None else type(self)(hooks, self.name, self.is_repeated, tuple(hooks.items()))
 
     def reverse(self, gradients: list[Any], avals: list[Any], is_anchored: bool, mapped: Mapped) -> list[Any]:
         """Return the gradient as the hooks leave it."""

@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax._src import core as _core
+from jax._src import util as _util
 from jax.core import ShapedArray
 from jax.core import Tracer as Tracer
 from jax.extend.core import Primitive
@@ -89,6 +90,11 @@ mlir.register_lowering(_unbound_key, _refuse)
 def unbound_key(message: str) -> Any:
     """Return a raw key that stands in a traced program for one that is missing: compiling it is a RuntimeError."""
     return _unbound_key.bind(message=message)
+
+
+def keep_weakly(cls: type) -> None:
+    """Make JAX's caches hold parameters of primitives that are of this very class by weak references."""
+    _util.weakref_cache_key_types.add(cls)
 
 
 class Epoch:

@@ -22,10 +22,8 @@ from jaxmodules.nn._writable import Writable, is_differentiable, unbox
 backward_pre_hooks = HookDict()
 backward_hooks = HookDict()
 _is_not_full = HookDict()
-for _hooks, _flags in ((backward_pre_hooks, ()), (backward_hooks, (_is_not_full,))):
-    _hooks.observed = True
-    global_hooks.append((_hooks, _flags))
-_global: dict[str, bool | None] = {"is_full": None}
+global_hooks += [(backward_pre_hooks, ()), (backward_hooks, (_is_not_full,))]
+_MIXED = "Cannot use both regular backward hooks and full backward hooks {}. Please use only one of them."
 
 Hooks = list[tuple[int, Callable[..., Any]]]
 
@@ -40,26 +38,16 @@ def register(module: Any, hook: Callable[..., Any], is_full: bool, prepend: bool
 
 
 def _register_globally(hook: Callable[..., Any], is_full: bool) -> RemovableHandle:
-    if _global["is_full"] is (not is_full):
+    if any((number in _is_not_full) is is_full for number in backward_hooks):
         raise RuntimeError(_MIXED.format("as a global Module hook"))
-    _global["is_full"] = is_full
-    return add_hook(backward_hooks, hook, flag=(_is_not_full, not is_full))
+    return add_hook(backward_hooks, hook, kind=(_is_not_full, not is_full))
 
 
-_MIXED = "Cannot use both regular backward hooks and full backward hooks {}. Please use only one of them."
-
-
-def hooks_of(module: Any) -> tuple[Hooks, Hooks]:
-    """Return the full and the non-full backward hooks of a module, global ones first."""
+def hooks_of(module: Any, is_full: bool) -> Hooks:
+    """Return the full, or the non-full, backward hooks of a module, global ones first."""
     own = module.__dict__
-    kinds: tuple[Hooks, Hooks] = ([], [])
-    for is_full, hooks in (
-        (_global["is_full"], backward_hooks),
-        (own["_is_full_backward_hook"], own["_backward_hooks"]),
-    ):
-        if is_full is not None:
-            kinds[not is_full].extend(hooks.items())
-    return kinds
+    hooks = [(number, hook) for number, hook in backward_hooks.items() if (number in _is_not_full) is not is_full]
+    return hooks + [*own["_backward_hooks"].items()] if own["_is_full_backward_hook"] is is_full else hooks
 
 
 def pre_hooks_of(module: Any) -> Hooks:
@@ -71,11 +59,10 @@ class Passage:
     """The boundaries around one call of a module."""
 
     def __init__(self, module: Any) -> None:
-        full, not_full = hooks_of(module)
-        pre = pre_hooks_of(module)
-        self._warns = bool(full or pre)
-        self._links = [_Link(module, full, pre, True)] if full or pre else []
-        self._links += [_Link(module, not_full, [], False)] if not_full else []
+        self._warns = bool(hooks_of(module, True) or pre_hooks_of(module))
+        self._links = [_Link(module, True)] if self._warns else []
+        self._links += [_Link(module, False)] if hooks_of(module, False) else []
+        self._tokens: list[Any] = []
 
     @classmethod
     def of(cls, module: Any) -> "Passage | None":
@@ -89,7 +76,8 @@ class Passage:
         for link in self._links if is_tracing() else ():
             places = [i for i, arg in enumerate(args) if _takes_gradients(arg)]
             inside = _Inside(link, places, len(args))
-            values, link.token = cross([unbox(args[i]) for i in places], inside)
+            values, token = cross([unbox(args[i]) for i in places], inside)
+            self._tokens.append(token)
             args = _replace(args, places, values)
             link.arity = len(args)
         return args
@@ -98,12 +86,10 @@ class Passage:
         """Return the result, put through the second boundary."""
         if self._warns and not isinstance(result, jax.Array | Writable | tuple):
             warnings.warn(_NO_TENSOR.format(type(result)), stacklevel=_TO_CALLER)
-        for link in self._links if is_tracing() else ():
-            if link.is_full:
-                result = _leave_whole(link, result)
-            else:
-                warn_not_full(args, result)
-                result = _leave_first(link, result)
+        if any(not link.is_full for link in self._links):
+            warn_not_full(args, result)
+        for link, token in zip(self._links, self._tokens, strict=False):
+            result = (_leave_whole if link.is_full else _leave_first)(link, result, token)
         return result
 
 
@@ -127,45 +113,42 @@ def _replace(values: tuple[Any, ...], places: Sequence[int], new: Sequence[Any])
     return tuple(changed) if type(values) is tuple else type(values)(*changed)
 
 
-def _leave_whole(link: "_Link", result: Any) -> Any:
+def _leave_whole(link: "_Link", result: Any, token: Any) -> Any:
     outputs = result if isinstance(result, tuple) else (result,)
     places = [i for i, output in enumerate(outputs) if _takes_gradients(output)]
     outside = _Outside(link, places, len(outputs))
-    values, _ = cross([unbox(outputs[i]) for i in places], outside, link.token)
+    values, _ = cross([unbox(outputs[i]) for i in places], outside, token)
     outputs = _replace(outputs, places, values)
     return outputs if isinstance(result, tuple) else outputs[0]
 
 
-def _leave_first(link: "_Link", result: Any) -> Any:
+def _leave_first(link: "_Link", result: Any, token: Any) -> Any:
     """Put the first array of a result, however nested, through the boundary."""
     if _takes_gradients(result):
-        return cross([unbox(result)], _Outside(link, [0], 1), link.token)[0][0]
+        return cross([unbox(result)], _Outside(link, [0], 1), token)[0][0]
     if isinstance(result, dict):
         name = next((k for k, v in result.items() if isinstance(v, jax.Array | Writable)), None)
-        return result if name is None else type(result)({**result, name: _leave_first(link, result[name])})
+        return result if name is None else type(result)({**result, name: _leave_first(link, result[name], token)})
     if isinstance(result, tuple | list) and result:
-        new = [_leave_first(link, result[0]), *result[1:]]
+        new = [_leave_first(link, result[0], token), *result[1:]]
         return type(result)(*new) if hasattr(result, "_fields") else type(result)(new)
     return result
 
 
 class _Link:
-    """What the two boundaries of one call have in common: the hooks, and the gradients that await the first."""
+    """What the two boundaries of one call have in common, and the gradients that await the first."""
 
-    def __init__(self, module: Any, hooks: Hooks, pre_hooks: Hooks, is_full: bool) -> None:
+    def __init__(self, module: Any, is_full: bool) -> None:
         # what JAX keeps of a compiled function must not keep a model alive; a model made in a trace goes with it
         self.module = weakref.ref(module) if module._parameters._born is None else lambda: module
-        self.hooks = hooks
-        self.pre_hooks = pre_hooks
         self.is_full = is_full
         self.path = list(local.path)
-        self.token: Any = None
         self.arity = 0
         self.gradients: Any = None
 
 
 class _Side:
-    """One of the two boundaries."""
+    """One of the two boundaries; held by a differentiation it has the module, and its hooks as they are then."""
 
     is_repeated = True
 
@@ -174,6 +157,8 @@ class _Side:
         self.places = places
         self.size = size
         self.module = module
+        self.hooks = [] if module is None else hooks_of(module, link.is_full)
+        self.pre_hooks = pre_hooks_of(module) if module is not None and link.is_full else []
 
     def held(self) -> Self:
         """Return this boundary, holding on to the module."""
@@ -217,11 +202,11 @@ class _Outside(_Side):
 
     def _run(self, gradients: list[Any], avals: list[Any], is_anchored: bool) -> tuple[Any, list[Any]]:
         packed = self.pack(gradients)
-        for hook in self.link.pre_hooks:
+        for hook in self.pre_hooks:
             new = self.call("backward pre-hook", hook, packed)
             if new is not None:
                 packed = self.checked(hook, new, ("Backward pre hook", "grad_output"), avals)
-        for hook in () if is_anchored else self.link.hooks:
+        for hook in () if is_anchored else self.hooks:
             new = self.call("backward hook", hook, (None,) * self.link.arity, packed)
             if self.link.is_full and new is not None and not (isinstance(new, tuple) and all(x is None for x in new)):
                 raise RuntimeError(
@@ -243,7 +228,7 @@ class _Inside(_Side):
 
     def _run(self, gradients: list[Any], outputs: tuple[Any, ...], avals: list[Any]) -> list[Any]:
         packed = self.pack(_filled(gradients, avals))
-        for hook in self.link.hooks:
+        for hook in self.hooks:
             new = self.call("backward hook", hook, packed, outputs)
             if new is not None:
                 packed = self.checked(hook, new, ("Backward hook", "grad_input"), avals)
@@ -261,23 +246,26 @@ def _filled(gradients: Sequence[Any], avals: Sequence[Any]) -> list[Any]:
 def warn_not_full(inputs: Any, result: Any) -> None:
     """Warn of what a non-full backward hook does not get to see."""
     flat = result if isinstance(result, tuple) else (result,)
-    message = None
+    missing = None
     if not all(isinstance(value, jax.Array | Writable) for value in flat):
-        message = _NOT_FULL.format(
-            "on a Module that does not return a single Tensor or a tuple of Tensors is", "output"
+        missing = (
+            "non-full backward hooks on a Module that does not return a single Tensor or a tuple of Tensors is",
+            "of the grad_output",
         )
     elif not all(isinstance(value, jax.Array | Writable) for value in inputs):
-        what = "on a Module that does not take as input a single Tensor or a tuple of Tensors is"
-        message = _NOT_FULL.format(what, "input")
+        missing = (
+            "non-full backward hooks on a Module that does not take as input a single Tensor or a tuple of Tensors is",
+            "of the grad_input",
+        )
     elif sum(map(_takes_gradients, flat)) > 1:
-        message = _NOT_FULL.format("when outputs are generated by different autograd Nodes is", "output")
-    if message is not None:
-        warnings.warn(message, FutureWarning, stacklevel=_TO_CALLER)
+        missing = "a non-full backward hook when outputs are generated by different autograd Nodes is", "grad_output"
+    if missing is not None:
+        warnings.warn(_NOT_FULL.format(*missing), FutureWarning, stacklevel=_TO_CALLER + 1)
 
 
 _NOT_FULL = (
-    "Using a non-full backward hook {} deprecated and will be removed in future versions. This hook will be missing"
-    " some grad_{}. Please use register_full_backward_hook to get the documented behavior."
+    "Using {} deprecated and will be removed in future versions. This hook will be missing"
+    " some {}. Please use register_full_backward_hook to get the documented behavior."
 )
 
 

@@ -271,8 +271,9 @@ class Module(Stateful):
         return _backward_hooks.register(self, hook, False)
 
     def _get_backward_hooks(self) -> tuple[list[Any], list[Any]]:
-        full, not_full = _backward_hooks.hooks_of(self)
-        return [hook for _, hook in full], [hook for _, hook in not_full]
+        kinds = (_backward_hooks.hooks_of(self, is_full) for is_full in (True, False))
+        full, not_full = ([hook for _, hook in hooks] for hooks in kinds)
+        return full, not_full
 
     def _get_backward_pre_hooks(self) -> list[Any]:
         return [hook for _, hook in _backward_hooks.pre_hooks_of(self)]
