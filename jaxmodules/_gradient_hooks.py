@@ -106,5 +106,7 @@ def run_accumulated(parameter: Any, name: str) -> None:
     """Run the hooks of a parameter whose ``.grad`` has just been added to."""
     for hook in tuple((parameter._post_accumulate_grad_hooks or {}).items()):
         out = call_gradient_hook("post-accumulate hook", hook, local.path or [name], parameter)
-        if out is not None and not isinstance(out, jax.Array | Cell):
+        if isinstance(out, jax.Array | Cell):
+            raise RuntimeError("Tensor post accumulate grad hooks should return None.")
+        if out is not None:
             raise TypeError(f"expected Variable, but hook returned '{type(out).__name__}': it has to return None")

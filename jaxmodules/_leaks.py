@@ -106,7 +106,7 @@ class Holdings:
             return there + self._container(fields, lambda: [(dot + k, v) for k, v in list(fields.items())])
         if home(type(value)) in _HOLDERS and hasattr(value, "__dict__"):
             return [(name, item) for item in vars(value).values()]
-        if home(type(value)) not in FOREIGN and _slots(value):
+        if home(type(value)) not in FOREIGN and _slots(type(value)):
             return self._add(*_slotted(value, dot))
         return [(name, value.__wrapped__)] if hasattr(value, "__wrapped__") else []
 
@@ -172,24 +172,29 @@ def _cell(cell: types.CellType, name: str) -> tuple[Callable[[], Items], Callabl
     return read, restore
 
 
-def _slots(value: Any) -> list[str]:
-    """Return the names of the slots of an object that are filled."""
-    names = [getattr(kind, "__slots__", ()) for kind in type(value).__mro__]
-    flat = [name for group in names for name in ([group] if isinstance(group, str) else group)]
-    return [name for name in flat if not name.startswith("__") and hasattr(value, name)]
+def _slots(kind: type) -> list[str]:
+    """Return the names of the slots that the objects of a class have."""
+    groups = [getattr(base, "__slots__", ()) for base in kind.__mro__]
+    names = [name for group in groups for name in ([group] if isinstance(group, str) else group)]
+    return [name for name in names if not name.startswith("__")]
 
 
 def _slotted(value: Any, dot: str) -> tuple[Callable[[], Items], Callable[[], None]]:
-    before = {name: getattr(value, name) for name in _slots(value)}
+    names = _slots(type(value))
+
+    def read() -> Items:
+        return [(dot + name, getattr(value, name)) for name in names if hasattr(value, name)]
+
+    before = dict(read())
 
     def restore() -> None:
-        for name in _slots(value):
+        for name, new in read():
             if name not in before:
-                delattr(value, name)
-            elif getattr(value, name) is not before[name]:
-                setattr(value, name, before[name])
+                delattr(value, name.removeprefix(dot))
+            elif new is not before[name]:
+                setattr(value, name.removeprefix(dot), before[name])
 
-    return lambda: [(dot + name, getattr(value, name)) for name in _slots(value)], restore
+    return read, restore
 
 
 def _global(scope: dict[str, Any], name: str) -> tuple[Callable[[], Items], Callable[[], None]]:

@@ -94,7 +94,7 @@ class Scan(Freezer):
         if isinstance(value, Cell):
             self.cells.append(value)
             self.cell_names.append(path)
-            if isinstance(value, Parameter) and value._gradient_hooks:
+            if isinstance(value, Parameter) and any(value._observed_hooks()):
                 self._later.append((value, path))
             return type(value), self._box(value, path) if hasattr(value, "__dict__") else ()
         if isinstance(value, Generator):
@@ -134,7 +134,7 @@ class Scan(Freezer):
     def _static(self, module: Any, prefix: str) -> Hashable:
         """Return the key of what a module, or a box, has beside its slots."""
         if isinstance(module, Parameter):
-            return tuple(self._hooks(hooks, prefix) for hooks in module._gradient_hooks)
+            return tuple(self._hooks(hooks, prefix) for hooks in module._observed_hooks())
         own: dict[str, Any] = module.__dict__
         hooks: Hashable = ()
         if any([own[name] for name in HOOKS]):

@@ -22,6 +22,7 @@ from jaxmodules.nn._writable import Writable, copy_array, is_differentiable, to_
 from jaxmodules.random import blank, to_jax
 
 _HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+_NO_HOOKS = HookDict()
 _OWN_ATTRIBUTES = frozenset("_store _index _born _value value _grad grad _requires_grad requires_grad data".split())
 
 
@@ -187,9 +188,12 @@ class Parameter(Writable, Cell):
             setattr(self, kind, HookDict())
         return add_hook(getattr(self, kind), hook)
 
-    @property
-    def _gradient_hooks(self) -> list[HookDict]:
-        return [hooks for hooks in (self._backward_hooks, self._post_accumulate_grad_hooks) if hooks is not None]
+    def _observed_hooks(self) -> list[HookDict]:
+        """Return the hooks of both kinds, which from now on tell of changes."""
+        kinds = [_NO_HOOKS if hooks is None else hooks for hooks in (getattr(self, name) for name in _HOOKS)]
+        for hooks in kinds:
+            hooks.observed = True
+        return kinds
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmodules._boundary import Mapped, cross
 from jaxmodules._gradient_hooks import call_gradient_hook, checked_gradient
@@ -84,7 +85,7 @@ class Passage:
 
     def leave(self, args: tuple[Any, ...], result: Any) -> Any:
         """Return the result, put through the second boundary."""
-        if self._warns and not isinstance(result, jax.Array | Writable | tuple):
+        if self._warns and not isinstance(result, (*_ARRAYS, tuple)):
             warnings.warn(_NO_TENSOR.format(type(result)), stacklevel=_TO_CALLER)
         if any(not link.is_full for link in self._links):
             warn_not_full(args, result)
@@ -93,6 +94,7 @@ class Passage:
         return result
 
 
+_ARRAYS = (jax.Array, np.ndarray, Writable)
 _TO_CALLER = 6
 _NO_TENSOR = "For backward hooks to be called, module output should be a Tensor or a tuple of Tensors but received {}"
 _NO_INPUTS = (
@@ -127,7 +129,7 @@ def _leave_first(link: "_Link", result: Any, token: Any) -> Any:
     if _takes_gradients(result):
         return cross([unbox(result)], _Outside(link, [0], 1), token)[0][0]
     if isinstance(result, dict):
-        name = next((k for k, v in result.items() if isinstance(v, jax.Array | Writable)), None)
+        name = next((k for k, v in result.items() if isinstance(v, _ARRAYS)), None)
         return result if name is None else type(result)({**result, name: _leave_first(link, result[name], token)})
     if isinstance(result, tuple | list) and result:
         new = [_leave_first(link, result[0], token), *result[1:]]
@@ -247,12 +249,12 @@ def warn_not_full(inputs: Any, result: Any) -> None:
     """Warn of what a non-full backward hook does not get to see."""
     flat = result if isinstance(result, tuple) else (result,)
     missing = None
-    if not all(isinstance(value, jax.Array | Writable) for value in flat):
+    if not all(isinstance(value, _ARRAYS) for value in flat):
         missing = (
             "non-full backward hooks on a Module that does not return a single Tensor or a tuple of Tensors is",
             "of the grad_output",
         )
-    elif not all(isinstance(value, jax.Array | Writable) for value in inputs):
+    elif not all(isinstance(value, _ARRAYS) for value in inputs):
         missing = (
             "non-full backward hooks on a Module that does not take as input a single Tensor or a tuple of Tensors is",
             "of the grad_input",
