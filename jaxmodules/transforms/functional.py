@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxmodules._gradient_hooks import hooked
 from jaxmodules._tracing import Tracer
-from jaxmodules._tracked import buffer_writes, set_item
+from jaxmodules._tracked import MISSING, buffer_writes, get_item, set_item
 from jaxmodules.nn._writable import to_array, unbox
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import Parameter
@@ -94,6 +94,16 @@ class _Layout:
         frozen = [name for name, box in named.items() if not box.requires_grad]
         buffers = structure.names[len(structure.cells) :]
         self.state = [*frozen, *(name for name in buffers if name in self.places)]
+
+    def tied(self) -> dict[str, list[str]]:
+        """Return for each name all that it is tied to: of the same box, or of buffers that hold the same array."""
+        split = len(self.structure.cells)
+        arrays = [id(get_item(buffers, name)) for buffers, name in self.structure.items]
+        groups: dict[Any, list[str]] = {}
+        held = {name: slot if slot < split else ("array", arrays[slot - split]) for name, slot in self.places.items()}
+        for name, holder in held.items():
+            groups.setdefault(holder, []).append(name)
+        return {name: groups[holder] for name, holder in held.items()}
 
     def check(self, what: str, given: Mapping[str, Any], names: Sequence[str], values: Sequence[Any]) -> None:
         """Raise unless ``given`` has an array of the right shape for each name."""
@@ -233,7 +243,7 @@ def functional_call(
         parameter_and_buffer_dicts: arrays by name, in one dict, which may be nested, or several with distinct names.
         args: the arguments, a tuple or a single one.
         kwargs: the keyword arguments.
-        tie_weights: whether an array given for one name of a tied parameter stands for all of them.
+        tie_weights: whether an array given for one name of a tied parameter or buffer stands for all of them.
         strict: whether every parameter and buffer has to be given.
 
     Returns:
@@ -242,55 +252,72 @@ def functional_call(
     Raises:
         ValueError: if ``parameter_and_buffer_dicts`` is neither a dict nor a sequence of dicts, two dicts share a name,
             or tied names are given different arrays.
-        AttributeError: if a name is none of the module's.
+        AttributeError: if a name leads to no module; one that a module does not have is an attribute for this call.
         RuntimeError: if ``strict`` and names are missing or unexpected.
     """
-    given = _merge(parameter_and_buffer_dicts)
+    given = {name: unbox(value) for name, value in _merge(parameter_and_buffer_dicts).items()}
     layout = _layout(module)
     structure, places = layout.structure, layout.places
+    names = layout.tied() if tie_weights else {name: [name] for name in places}
+    for name, value in given.items():
+        if any(given.get(alias, value) is not value for alias in names.get(name, ())):
+            raise ValueError(
+                f"functional_call got multiple values for keys {sorted(names[name])}, which are tied. Consider using"
+                " tie_weights=False"
+            )
     if strict:
-        _check_strict(given, places, module)
-    if unknown := [name for name in given if name not in places]:
-        raise AttributeError(f"{module._get_name()} has no parameter or buffer `{unknown[0]}`")
-    chosen: dict[int, tuple[str, Any]] = {}
-    apart: list[tuple[Any, str, Any]] = []
+        _check_strict({alias for name in given for alias in names.get(name, [name])}, places, module)
+    chosen: dict[int, Any] = {}
+    apart: list[tuple[Module, str, Any]] = []
     shared = Counter(places.values())
     for name, value in given.items():
-        array = value if isinstance(value, jax.Array) else to_array(unbox(value))
-        slot = places[name]
-        if not tie_weights and shared[slot] > 1:
-            path, _, leaf = name.rpartition(".")
-            apart.append((module.get_submodule(path), leaf, array))
+        array = value if value is None or isinstance(value, jax.Array) else to_array(value)
+        if name not in places or value is None or (not tie_weights and shared[places[name]] > 1):
+            path, _, attribute = name.rpartition(".")
+            apart.append((_owner(module, path), attribute, array))
             continue
-        if slot in chosen and chosen[slot][1] is not array:
-            raise ValueError(f"functional_call got conflicting values for the tied keys {chosen[slot][0]}, {name}")
-        chosen[slot] = (name, array)
+        chosen.update((places[alias], array) for alias in names[name])
     order = sorted(chosen)
-    values = hooked(structure, {slot: chosen[slot][1] for slot in order}, is_repeated=True)
+    values = hooked(structure, {slot: chosen[slot] for slot in order}, is_repeated=True)
     arguments = () if args is None else args if isinstance(args, tuple) else (args,)
 
     def body() -> Any:
-        with _untied(apart):
+        with _set_apart(apart):
             return module(*arguments, **(kwargs or {}))
 
     return run_bound(structure.subset(order), list(values.values()), body)
 
 
+def _owner(module: Module, path: str) -> Module:
+    """Return the module at a dotted path."""
+    for step in path.split(".") if path else ():
+        child = getattr(module, step, None)
+        if not isinstance(child, Module):
+            raise AttributeError(f"{module._get_name()} has no attribute `{step}` that is a module")
+        module = child
+    return module
+
+
 @contextmanager
-def _untied(names: Sequence[tuple[Module, str, Any]]) -> Iterator[None]:
-    """Give some names of shared parameters or buffers a value that the others don't have."""
+def _set_apart(entries: Sequence[tuple[Module, str, Any]]) -> Iterator[None]:
+    """Give names of modules a value that is not put into a slot: of shared parameters, and of what is not there."""
     before = []
     try:
-        for owner, name, array in names:
-            registry: Any = owner._parameters if name in owner._parameters else owner._buffers
-            before.append((registry, name, registry[name]))
-            box = registry[name]
-            set_item(registry, name, box._with(array) if isinstance(box, Parameter) else array)
+        for owner, name, array in entries:
+            registry: Any = next((r for r in (owner._parameters, owner._buffers) if name in r), owner.__dict__)
+            before.append((registry, name, registry.get(name, MISSING)))
+            box = registry.get(name)
+            is_box = array is not None and registry is owner._parameters
+            value = array if not is_box else Parameter(array, False) if box is None else box._with(array)
+            set_item(registry, name, value)
         buffer_writes[0] += 1
         yield
     finally:
         for registry, name, value in reversed(before):
-            set_item(registry, name, value)
+            if value is MISSING:
+                dict.__delitem__(registry, name)
+            else:
+                set_item(registry, name, value)
         buffer_writes[0] += 1
 
 
@@ -310,16 +337,14 @@ def _merge(dicts: Any) -> dict[str, Any]:
     return merged
 
 
-def _check_strict(given: Mapping[str, Any], places: Mapping[str, int], module: Module) -> None:
-    covered = {places[name] for name in given if name in places}
-    missing = sorted({name for name, slot in places.items() if slot not in covered})
-    unexpected = sorted(name for name in given if name not in places)
-    if missing or unexpected:
-        parts = []
-        if unexpected:
-            parts.append("Unexpected key(s): " + ", ".join(unexpected) + ".")
-        if missing:
-            parts.append("Missing key(s): " + ", ".join(missing) + ".")
+def _check_strict(given: set[str], places: Mapping[str, int], module: Module) -> None:
+    missing, unexpected = sorted(places.keys() - given), sorted(given - places.keys())
+    parts = [
+        f"{what} key(s): {', '.join(map(repr, names))}."
+        for what, names in (("Unexpected", unexpected), ("Missing", missing))
+        if names
+    ]
+    if parts:
         lines = "\n\t".join(parts)
         raise RuntimeError(f"Error(s) in reparametrizing for {module._get_name()}:\n\t{lines}")
 
