@@ -50,9 +50,9 @@ def vmap(
         options: further keyword arguments of :func:`jax.vmap`.
 
     Raises:
-        ValueError: if ``randomness`` is none of the three, or as :func:`jax.vmap` raises.
-        RuntimeError: on a random operation with ``randomness="error"``, and on a write of what differs between
-            elements to a shared module.
+        ValueError: as :func:`jax.vmap` raises.
+        RuntimeError: if ``randomness`` is none of the three; on a random operation with ``randomness="error"``, and
+            on a write of what differs between elements to a shared module.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -61,7 +61,7 @@ def vmap(
         (5, 2)
     """
     if randomness not in ("error", "same", "different"):
-        raise ValueError(f"Only allowed values for randomness are 'error', 'different', or 'same'. Got {randomness}")
+        raise RuntimeError(f"Only allowed values for randomness are 'error', 'different', or 'same'. Got {randomness}")
 
     @functools.wraps(fn, updated=())
     def mapped(*args: Any, **kwargs: Any) -> Any:

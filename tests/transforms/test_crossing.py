@@ -326,7 +326,7 @@ def test_vmap_over_an_ensemble_is_the_python_loop(layer: str, randomness: Any) -
     assert_arrays(snapshot(stacked) | {"key": 0}, snapshot(stack(nets)) | {"key": 0})
 
 
-@pytest.mark.parametrize(("layer", "randomness"), MAPPED)
+@pytest.mark.parametrize(("layer", "randomness"), [cell for cell in MAPPED if cell[0] != "counter"])
 def test_vmap_over_a_batch_is_the_python_loop(layer: str, randomness: Any) -> None:
     net = members(layer)[0]
     for module in net.modules():

@@ -185,10 +185,6 @@ def test_axis_name_and_size() -> None:
 @pytest.mark.parametrize(
     ("run", "match"),
     [
-        (
-            lambda: jm.vmap(lambda x: x, randomness="some"),
-            "Only allowed values for randomness are 'error', 'different'",
-        ),
         (lambda: jm.vmap(lambda x: x, (0, 0))(X), "2 entries for 1 arguments"),
         (lambda: jm.vmap(lambda x: x, None)(X), "vmap must have at least one"),
         (lambda: jm.vmap(lambda x, y: x)(X, X[:2]), "inconsistent sizes"),
