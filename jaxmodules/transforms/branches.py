@@ -6,7 +6,9 @@ from typing import Any
 
 import jax
 
+from jaxmodules._tracing import is_tracing
 from jaxmodules.transforms._call import Changes
+from jaxmodules.transforms._eager import compiled
 from jaxmodules.transforms._stage import Stage, State, Traced, settled, unboxed
 
 
@@ -36,6 +38,10 @@ def cond(pred: Any, true_fun: Callable[..., Any], false_fun: Callable[..., Any],
         >>> int(norm.num_batches_tracked)
         1
     """
+    if not is_tracing():
+        return compiled([true_fun, false_fun], "cond", lambda *f: lambda pred, *args: cond(pred, *f, *args))(
+            pred, *operands
+        )
     pred = unboxed(pred)
     return _branch(lambda *branches: jax.lax.cond(pred, *branches), (true_fun, false_fun), operands)
 
@@ -59,9 +65,12 @@ def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -
         >>> switch(1, [nn.Linear(3, 2), nn.Sequential(nn.Tanh(), nn.Linear(3, 2))], jnp.ones((5, 3))).shape
         (5, 2)
     """
-    index = unboxed(index)
     if not branches:
         raise ValueError("Empty branch sequence: switch needs at least one function")
+
+    if not is_tracing():
+        return compiled(branches, "switch", lambda *f: lambda index, *args: switch(index, f, *args))(index, *operands)
+    index = unboxed(index)
 
     def choose(*functions_and_operands: Any) -> Any:
         functions = functions_and_operands[: len(branches)]

@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 
+from jaxmodules._tracing import is_tracing
 from jaxmodules.transforms._blocks import Blocks, Columns, is_scanned, slice_of
 from jaxmodules.transforms._call import Changes, Ref
+from jaxmodules.transforms._eager import compiled
 from jaxmodules.transforms._stage import Stage, settled, unboxed
 
 
@@ -53,6 +55,9 @@ def scan(
         >>> x.shape, norms.shape
         ((3,), (4,))
     """
+    if not is_tracing():
+        settings = "scan", length, reverse, unroll
+        return compiled([f], settings, lambda f: lambda c, xs: scan(f, c, xs, length, reverse, unroll))(init, xs)
     parts, treedef = jax.tree.flatten(unboxed(xs), is_leaf=is_scanned)
     blocks = [Blocks(part) for part in parts if is_scanned(part)]
     arrays = [part for part in parts if not is_scanned(part)]
@@ -114,6 +119,8 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
         >>> while_loop(lambda x: x[0] > 1, halve, jnp.array([12.0])).tolist()
         [0.75]
     """
+    if not is_tracing():
+        return compiled([cond_fun, body_fun], "while", lambda *f: lambda val: while_loop(*f, val))(init_val)
     stage = Stage([cond_fun, body_fun], (unboxed(init_val),))
     count = len(stage.leaves)
     body = stage.trace_body(1, count, lambda out: out)
@@ -161,6 +168,15 @@ def fori_loop(
         >>> fori_loop(0, 3, lambda i, x: nn.functional.relu(x - i), jnp.array([5.0, 2.0])).tolist()
         [2.0, 0.0]
     """
+    if not is_tracing():
+        if unroll is None:  # with the bounds as arguments it is compiled once for all of them
+            return compiled([body_fun], "for", lambda f: lambda *args: fori_loop(*args[:2], f, args[2]))(
+                lower, upper, init_val
+            )
+        settings = "for", lower, upper, unroll
+        return compiled([body_fun], settings, lambda f: lambda val: fori_loop(lower, upper, f, val, unroll=unroll))(
+            init_val
+        )
     lower, upper = unboxed(lower), unboxed(upper)
     index = jax.ShapeDtypeStruct((), jax.dtypes.result_type(lower, upper))
     stage = Stage([body_fun], (index, unboxed(init_val)))
