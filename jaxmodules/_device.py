@@ -6,6 +6,7 @@ where an array would be, which is also what ``jax.eval_shape`` puts in the leave
 
 import contextlib
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,6 +16,11 @@ from jaxmodules._tracing import Tracer
 PLATFORMS = {"cpu": "cpu", "cuda": "gpu", "gpu": "gpu", "rocm": "gpu", "tpu": "tpu"}
 META = "meta"
 NO_DATA = "Cannot copy out of meta tensor; no data!"
+NO_USE = (
+    "is on the meta device: compute shapes with jm.eval_shape(net, input), or first give the module data:"
+    " net.to_empty(device='cpu') and then its initialisation or load_state_dict(state_dict), or"
+    " load_state_dict(state_dict, assign=True)"
+)
 
 
 class _Local(threading.local):
@@ -174,6 +180,13 @@ def is_meta(value: Any) -> bool:
 def shape_of(array: Any) -> jax.ShapeDtypeStruct:
     """Return what is left of an array on the meta device."""
     return jax.ShapeDtypeStruct(array.shape, array.dtype)
+
+
+def check_data(names: Sequence[str], arrays: Sequence[Any]) -> None:
+    """Raise NotImplementedError if one of these arrays of a module has no data to compute with."""
+    for name, array in zip(names, arrays, strict=True):
+        if is_meta(array):
+            raise NotImplementedError(f"{NO_DATA} '{name}' of shape {array.shape} {NO_USE}")
 
 
 def move(array: Any, place: Any) -> Any:

@@ -35,6 +35,9 @@ class Stateful:
         """Visit every slot with ``scan`` and return the rest of the structure as a key."""
         raise NotImplementedError
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__.copy()  # what the slots hold is worked out again
+
 
 class Same:
     """A key that is equal for one and the same object only, and does not keep it alive."""
@@ -190,6 +193,8 @@ class Freezer:
         if kind is weakref.ref:
             self.mutable = True  # the object can die
             return kind, self.freeze(value(), path)
+        if hasattr(kind, "_jm_around"):  # a compiled function
+            return kind, self.freeze(value.__wrapped__, path), self.freeze(value._settings, path)
         if isinstance(value, types.FunctionType):
             held = captured(value).objects
             if held:  # a cell or global of the function can be filled anew

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodules._device import META, NO_DATA, is_meta, move, parse_device, placed
+from jaxmodules._device import META, NO_DATA, NO_USE, is_meta, move, parse_device, placed
 from jaxmodules._device import device as Device
 from jaxmodules._handles import RemovableHandle, add_hook
 from jaxmodules._tracing import Cell, LeakError, Tracer, epoch, leak_message, leaks, local
@@ -82,7 +82,7 @@ class Parameter(Writable, Cell):
     def _read(self) -> Any:
         value = self.value
         if is_meta(value):
-            raise NotImplementedError(_META_VALUE.format(value.shape))
+            raise NotImplementedError(f"{NO_DATA} A {type(self).__name__} of shape {value.shape} {NO_USE}")
         return value
 
     def _write(self, array: Any) -> None:
@@ -231,6 +231,9 @@ class Parameter(Writable, Cell):
     def __repr__(self) -> str:
         return f"{type(self).__name__} containing:\n{_shown(self._value)}"
 
+    def __copy__(self) -> "Parameter":
+        return self._with(self._value)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Parameter":
         if id(self) not in memo:
             twin = memo[id(self)] = self._with(copy_array(self._value), copy_array(self._grad))
@@ -261,13 +264,6 @@ def _rebuild(cls: type[Parameter], value: Any, grad: Any, requires_grad: bool, e
     parameter._requires_grad = requires_grad
     parameter.__dict__.update(extras)
     return parameter
-
-
-_META_VALUE = (
-    NO_DATA + " A Parameter of shape {} on the meta device was used in a computation: compute shapes with"
-    " jm.eval_shape(net, input), or first give the module data: net.to_empty(device='cpu') and then its"
-    " initialisation or load_state_dict(state_dict), or load_state_dict(state_dict, assign=True)"
-)
 
 
 def _shown(value: Any) -> str:

@@ -7,6 +7,7 @@ the dispatch of one ``jax.jit`` program over flat arrays, and a write of the slo
 
 import functools
 import inspect
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ import jax
 import numpy as np
 from jax.tree_util import tree_flatten, tree_flatten_with_path
 
+from jaxmodules._device import check_data
 from jaxmodules._tracing import GradsTouched, StructureMoves, Tracer, epoch, is_tracing
 from jaxmodules._tracked import buffer_writes, get_item, set_item
 from jaxmodules.nn._writable import copy_array
@@ -303,10 +305,23 @@ class _Jitted:
             if "donate" not in str(error):
                 raise
             out, values = program.jitted(*_unshared([*state, *leaves], program.donated))
+        except TypeError:
+            check_data(plan.structure.names, plan.structure.read())
+            raise
         changes: Any = program.changes
         if values or changes.gradients:
             plan.write_back(changes, values)
         return plan.call.restore(out, plan.structure) if changes.has_refs else out
+
+    def __reduce__(self) -> Any:
+        name = getattr(self, "__qualname__", "")
+        if getattr(sys.modules.get(self.__module__), name, None) is self:
+            return name  # a function of a file is pickled by its name
+        return _Jitted, (self.__wrapped__, *self._settings)
+
+    def _jm_around(self, function: Any) -> "_Jitted":
+        """Return another function compiled in the same way."""
+        return _Jitted(function, *self._settings)
 
     def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[_Plan, list[Any]]:
         """Find the plan for a call, or make one."""

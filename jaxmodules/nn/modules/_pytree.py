@@ -103,6 +103,9 @@ class _Copier:
         if isinstance(value, types.MethodType):
             owner = self.copy(value.__self__)
             return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
+        if hasattr(kind, "_jm_around"):  # a compiled function
+            inner = self.copy(value.__wrapped__)
+            return value if inner is value.__wrapped__ else value._jm_around(inner)
         if isinstance(value, functools.partial):
             return kind(self.copy(value.func), *map(self.copy, value.args), **self._dict(value.keywords))
         if isinstance(value, dict):

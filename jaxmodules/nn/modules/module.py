@@ -101,6 +101,7 @@ class Module(Stateful):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         _pytree.register(cls)
+        epoch.count += 1  # autoreload gives live objects the new class behind their back
 
     def forward(self, *input: Any) -> Any:
         """Compute the output; every subclass overrides this, or gets a NotImplementedError."""
