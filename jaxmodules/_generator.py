@@ -332,10 +332,13 @@ def bind_generator(generator: Generator) -> Iterator[Generator]:
     """Draw from ``generator`` in this thread until the block ends."""
     stack = _local.generators
     depth = len(stack)
-    stack.append(generator)
     try:
-        yield generator
-    finally:
+        try:
+            stack.append(generator)
+            yield generator
+        finally:
+            del stack[depth:]
+    finally:  # an interrupt may have come before
         del stack[depth:]
 
 

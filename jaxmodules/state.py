@@ -9,14 +9,15 @@ Finding a structure walks the objects; knowing that it still holds is one compar
 observed object moves ``epoch`` (see :class:`TrackedDict` and ``Module.__setattr__``). Attributes that change in
 place without telling (lists, dicts, sets, NumPy arrays, plain records) are compared by content instead.
 
-:func:`bound` is the one way tracers get into slots: it swaps them in on the very objects, and out again whatever
-happens, under one lock.
+:func:`run_bound` is the one way tracers get into slots: it swaps them in on the very objects, and out again whatever
+happens, under one lock. An interrupt (``KeyboardInterrupt``, an exception from a signal handler) may come between any
+two lines: what puts things right can be done twice, and is, where the first time may have been cut short.
 """
 
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from jaxmodules._keys import Freezer
@@ -306,47 +307,55 @@ def structure_of(root: Any) -> Structure:
 
 
 swapped: list[Frame] = []  # of the thread that holds the lock
+_nothing = nullcontext()
 
 
-def wait(slots: Slots) -> bool:
-    """Take the lock, held by another thread, if that thread has swapped tracers into these slots; tell whether."""
-    if any(not frame.owned.keys().isdisjoint(slots.owned) for frame in tuple(swapped)):
-        return lock.acquire()
-    return False
+def held(slots: Slots) -> Any:
+    """Return the lock, or nothing to hold where another thread has it for a trace of other objects."""
+    return _nothing if swapped and not _is_swapped(slots) else lock
 
 
-@contextmanager
-def bound(
-    slots: Slots, values: Sequence[Any], *, lifts: bool = False, grads: bool | None = None, private: bool = False
-) -> Iterator[Frame]:
-    """Run the body with ``values`` in the slots; afterwards the slots hold what they held before."""
-    with lock, cache_owner(next(frame_numbers)) if private else nullcontext():
-        boxes = slots.parameters
-        owned = {**slots.owned, **{("grad", id(box)): "" for box in boxes}} if grads else slots.owned
-        frame = Frame(owned, lifts, grads, private)
-        split = len(slots.cells)
-        stores = [(cell._store, cell._index) for cell in slots.cells]
-        arrays = [get_item(buffers, name) for buffers, name in slots.items]
-        gradients = [box._grad for box in boxes]
-        frames = local.frames
+def _is_swapped(slots: Slots) -> bool:
+    return any(not frame.owned.keys().isdisjoint(slots.owned) for frame in tuple(swapped))
+
+
+def _run_in(frame: Frame, slots: Slots, values: Sequence[Any], body: Callable[[], Any]) -> Any:
+    """Return ``body()``, run with ``values`` in the slots; afterwards these hold what they held before."""
+    boxes = slots.parameters
+    stores = [(cell._store, cell._index) for cell in slots.cells]
+    arrays = [get_item(buffers, name) for buffers, name in slots.items]
+    gradients = [box._grad for box in boxes]
+    depth = len(local.frames)
+
+    def restore() -> None:
+        for cell, (store, index) in zip(slots.cells, stores, strict=True):
+            cell._store, cell._index = store, index
+        slots.write_items(arrays)
+        for undo in frame.adopted:
+            undo()
+        for box, gradient in zip(boxes, gradients, strict=True):
+            box._grad = gradient
+        del local.frames[depth:]
+        swapped.remove(frame)
+
+    try:
         try:
             swapped.append(frame)
             for cell, value in zip(slots.cells, values, strict=False):
                 cell._store, cell._index = [None, value], 1
-            slots.write_items(values[split:])
-            frames.append(frame)
-            yield frame
+            slots.write_items(values[len(stores) :])
+            local.frames.append(frame)
+            return body()
         finally:
-            swapped.remove(frame)
-            if frames and frames[-1] is frame:
-                frames.pop()
-            for cell, (store, index) in zip(slots.cells, stores, strict=True):
-                cell._store, cell._index = store, index
-            slots.write_items(arrays)
-            for restore in frame.adopted:
-                restore()
-            for box, gradient in zip(boxes, gradients, strict=True):
-                box._grad = gradient
+            restore()
+    finally:
+        if frame in swapped:  # an interrupt has cut the first try short
+            restore()
+
+
+def _frame(slots: Slots, lifts: bool, grads: bool | None, private: bool) -> Frame:
+    owned = {**slots.owned, **{("grad", id(box)): "" for box in slots.parameters}} if grads else slots.owned
+    return Frame(owned, lifts, grads, private)
 
 
 def run_bound(
@@ -364,10 +373,10 @@ def run_bound(
     """
     generator = current_generator()
     host, key = generator.host.get_state(), generator._key._value
-    frame = None
+    frame = _frame(slots, lifts, grads, private=False)
     try:
-        with bound(slots, values, lifts=lifts, grads=grads) as frame:
-            return body()
+        with lock:
+            return _run_in(frame, slots, values, body)
     except Captured as signal:
         if signal.frame is not frame:
             raise
@@ -380,5 +389,5 @@ def run_bound(
         ) from None
     generator.host.set_state(host)
     generator._key._value = key
-    with bound(slots, values, lifts=lifts, grads=grads, private=True):
-        return body()
+    with lock, cache_owner(next(frame_numbers)):
+        return _run_in(_frame(slots, lifts, grads, private=True), slots, values, body)

@@ -18,12 +18,12 @@ import numpy as np
 from jax.tree_util import tree_flatten, tree_flatten_with_path
 
 from jaxmodules._device import check_data
-from jaxmodules._tracing import GradsTouched, StructureMoves, Tracer, epoch, is_tracing
+from jaxmodules._tracing import GradsTouched, LeakError, StructureMoves, Tracer, epoch, is_tracing
 from jaxmodules._tracked import buffer_writes, get_item, set_item
 from jaxmodules.nn._writable import copy_array
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.random import KeyCell, current_generator
-from jaxmodules.state import lock, swapped, wait
+from jaxmodules.state import held, lock, swapped
 from jaxmodules.transforms._call import Call, Changes, Static, commit, is_stateful
 from jaxmodules.transforms.explain import Log
 
@@ -182,14 +182,10 @@ class _Plan:
             arena[0] = key
             if self.buffers_read == buffer_writes[0]:
                 return arena
-        locked = lock.acquire(False) or wait(structure)
-        try:
+        with held(structure):
             self.buffers_read = buffer_writes[0]
             flat = [key, *structure.read()]
             flat += [box._grad for box in self.boxes if box._grad is not None]
-        finally:
-            if locked:
-                lock.release()
         if arena[0] is not None and not swapped and not self.uses_grads:
             arena[self.first_buffer :] = flat[self.first_buffer :]
         return flat
@@ -197,14 +193,14 @@ class _Plan:
     def adopt(self) -> None:
         """Move the cells into one list of this plan's, and copies of the buffers behind them."""
         adoptions[0] += 1
-        arena: list[Any] = [True]
+        self.arena = arena = [None, *self.structure.read()]
+        self.buffers_read = buffer_writes[0]
         for index, cell in enumerate(self.structure.cells, 1):
-            store = cell._store
-            arena.append(store[cell._index])
-            store[0] = store[cell._index] = None  # no whole arena any more
+            old, place = cell._store, cell._index
+            old[0] = None  # no whole arena any more
             cell._store, cell._index = arena, index
-        arena += [get_item(buffers, name) for buffers, name in self.structure.items]
-        self.arena, self.buffers_read = arena, buffer_writes[0]
+            old[place] = None
+        arena[0] = True
 
     def __del__(self) -> None:
         arena = self.__dict__.get("arena", [None])  # an unfinished plan has none
@@ -222,7 +218,7 @@ class _Plan:
         return (*written, *overwritten)
 
     def write_back(self, changes: Changes, values: Sequence[Any]) -> None:
-        """Put what the program changed back into the objects."""
+        """Put what the program changed back into the objects; what an interrupt cuts short is done again as a whole."""
         if changes is not self.written:
             self._prepare_writing(changes)
         arena = self.arena
@@ -238,8 +234,7 @@ class _Plan:
 
     def _write_separately(self, values: Sequence[Any]) -> None:
         """Write the buffers, and cells that another plan's arena or none holds."""
-        locked = lock.acquire(False) or wait(self.structure)
-        try:
+        with held(self.structure):
             for (buffers, name), value in zip(self.write_items, values[len(self.write_cells) :]):  # noqa: B905 (hot)
                 set_item(buffers, name, value)
             is_current = self.buffers_read == buffer_writes[0]
@@ -251,9 +246,6 @@ class _Plan:
                 if self.adoptions == adoptions[0] and not swapped:  # the second time in a row
                     self.adopt()
                 self.adoptions = adoptions[0]
-        finally:
-            if locked:
-                lock.release()
 
     def _prepare_writing(self, changes: Changes) -> None:
         split = len(self.structure.cells)
@@ -296,21 +288,27 @@ class _Jitted:
         state = plan.read()
         program = plan.program
         _running.plan = plan.itself
+        values: Any = None
         try:
-            out, values = (program.jitted or program.build(state + leaves, plan))(*state, *leaves)
+            try:
+                out, values = (program.jitted or program.build(state + leaves, plan))(*state, *leaves)
+            except jax.errors.JaxRuntimeError as error:
+                if "donate" not in str(error):
+                    raise
+                out, values = program.jitted(*_unshared([*state, *leaves], program.donated))
+            except TypeError:
+                check_data(plan.structure.names, plan.structure.read())
+                raise
+            changes: Any = program.changes
+            if values or changes.gradients:
+                plan.write_back(changes, values)
         except _SIGNALS as signal:
             self._adapt(signal)
             return self(*args, **kwargs)
-        except jax.errors.JaxRuntimeError as error:
-            if "donate" not in str(error):
-                raise
-            out, values = program.jitted(*_unshared([*state, *leaves], program.donated))
-        except TypeError:
-            check_data(plan.structure.names, plan.structure.read())
+        except BaseException as error:
+            if values and not isinstance(error, LeakError):  # interrupted: the new state is whole, or all is as it was
+                plan.write_back(program.changes, values)
             raise
-        changes: Any = program.changes
-        if values or changes.gradients:
-            plan.write_back(changes, values)
         return plan.call.restore(out, plan.structure) if changes.has_refs else out
 
     def __reduce__(self) -> Any:
@@ -343,11 +341,13 @@ class _Jitted:
                 name = getattr(self.__wrapped__, "__name__", type(self.__wrapped__).__name__)
                 self._programs[program_key] = _Program(name, donate, options, self._log)
             plan.program = self._programs[program_key]
-            self._plans[key] = plan
             forget = functools.partial(_forget, weakref.ref(self), key)
             call.root_refs = [weakref.ref(root, forget) for root in call.roots]
+            leaves, call.leaves = call.leaves, []  # a plan outlives the batch it was made for
+            self._plans[key] = plan
+        else:
+            leaves = call.leaves
         self._last = None if self._varies else plan
-        leaves, call.leaves = call.leaves, []  # a plan outlives the batch it was made for
         return plan, leaves
 
     def _wrap_static(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
