@@ -270,8 +270,18 @@ def commit(structure: Structure, changes: Changes) -> None:
     gradients = [(boxes[i], next(arrays) if is_set else None) for i, is_set in changes.gradients]
     for box, gradient in gradients:
         box._check_grad(gradient)
-    if changes.drew:
-        current_generator().set_key(key)
-    structure.assign(changes.slots, values[:split])
-    for box, gradient in gradients:
-        box._grad = gradient
+
+    def write() -> None:
+        if changes.drew:
+            current_generator().set_key(key)
+        structure.assign(changes.slots, values[:split])
+        for box, gradient in gradients:
+            box._grad = gradient
+
+    try:
+        write()
+    except LeakError:
+        raise
+    except BaseException:  # an interrupt
+        write()
+        raise
