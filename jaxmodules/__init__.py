@@ -1,6 +1,7 @@
 """PyTorch's modules for JAX: write a ``torch.nn`` model, get a pure, jit-compiled JAX function."""
 
 from jaxmodules import checkpoint as checkpoint
+from jaxmodules import debug as debug
 from jaxmodules import nn as nn
 from jaxmodules import optim as optim
 from jaxmodules import random as random

@@ -151,7 +151,8 @@ class autocast:
         >>> from jaxmodules import nn
         >>> net = nn.Linear(3, 2)
         >>> with autocast("bfloat16"):
-        ...     net(jnp.ones((1, 3))).dtype, net.weight.dtype
+        ...     output = net(jnp.ones((1, 3)))
+        >>> output.dtype, net.weight.dtype
         (dtype(bfloat16), dtype('float32'))
     """
 

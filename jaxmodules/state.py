@@ -68,6 +68,7 @@ class Scan(Freezer):
         self.ordinal: dict[int, int] = {}  # id -> order of first visit
         self.lazy = False  # whether some state has no array yet
         self.hooked = False  # whether functions of the user's run around calls
+        self.after_call: dict[Any, None] = {}  # what hooks want to be run after a compiled call
         self.cells: list[Cell] = []
         self.items: list[tuple[BufferDict, str]] = []
         self.cell_names: list[str] = []
@@ -80,7 +81,8 @@ class Scan(Freezer):
         """Visit ``roots`` and return their joint key."""
         parts: list[Hashable] = [self.stateful(root, "") for root in roots]
         for module, path in self._later:  # static attributes and hooks last: modules get their names from the tree
-            parts.append(self._static(module, path))
+            if key := self._static(module, path):
+                parts.append(key)
         parts.append(tuple(self._hooks(hooks, "", *flags) for hooks, flags in global_hooks))
         return tuple(parts)
 
@@ -157,6 +159,7 @@ class Scan(Freezer):
     def _hooks(self, hooks: HookDict, prefix: str, *flags: Mapping[int, Any]) -> Hashable:
         hooks.observed = True
         self.hooked |= not all(getattr(hook, "compared_by_content", False) for hook in hooks.values())
+        self.after_call |= {hook._jm_after_call: None for hook in hooks.values() if hasattr(hook, "_jm_after_call")}
         return tuple((self.freeze(hook, prefix), *(i in flag for flag in flags)) for i, hook in hooks.items())
 
     def _attributes(self, holder: Any, prefix: str, left_out: frozenset[str]) -> Hashable:
@@ -259,6 +262,7 @@ class Structure(Slots):
         self.key = Key(scan.run(roots))
         self.lazy = scan.lazy
         self.hooked = scan.hooked
+        self.after_call = tuple(scan.after_call)
         self.volatile = scan.volatile
         self.template: Any = None  # what a pytree is rebuilt from
         self.layout: Any = None  # which slot each name stands for

@@ -39,7 +39,7 @@ LEVELS = [
     ["nn.modules*"],
     ["nn.utils*"],
     ["transforms*"],
-    ["checkpoint*", "export*", "optim*", "sharding*", "summary"],
+    ["checkpoint*", "debug", "export*", "optim*", "sharding*", "summary"],
     ["nn"],
     [""],
     ["bench*", "examples*"],

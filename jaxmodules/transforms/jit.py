@@ -47,7 +47,9 @@ class _Program:
     every trace (a function for which it is not gets a program for each combination of shapes).
     """
 
-    def __init__(self, name: str, donate: bool, options: dict[str, Any], log: Log) -> None:
+    def __init__(
+        self, name: str, donate: bool, options: dict[str, Any], log: Log, after_call: Sequence[Callable[[], None]]
+    ) -> None:
         def traced(*flat: Any) -> tuple[Any, Sequence[Any]]:
             plan = _running.plan()
             trace = log.trace(plan, flat)
@@ -67,6 +69,8 @@ class _Program:
         self.changes: Changes | None = None
         self.donated: tuple[int, ...] = ()
         self.jitted: Any = None if donate else jax.jit(traced, **options)
+        if after_call:  # it may raise, and then everything has to be as before: nothing is donated
+            self.jitted = _Followed(jax.jit(traced, **options), after_call)
 
     def build(self, flat: Sequence[Any], plan: "_Plan") -> Any:
         """Find out what the function writes, and return it compiled to reuse exactly that memory."""
@@ -75,6 +79,23 @@ class _Program:
         self.donated = plan.written_arguments(self.changes)
         self.jitted = jax.jit(self._traced, donate_argnums=self.donated, **self._options)
         return self.jitted
+
+
+class _Followed:
+    """A compiled function, and what hooks in it want to be run before anything is written back."""
+
+    def __init__(self, jitted: Any, after_call: Sequence[Callable[[], None]]) -> None:
+        self._jitted = jitted
+        self._after_call = after_call
+
+    def __call__(self, *flat: Any) -> Any:
+        out = self._jitted(*flat)
+        for function in self._after_call:
+            function()
+        return out
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._jitted, name)
 
 
 class _Plan:
@@ -339,7 +360,7 @@ class _Jitted:
             program_key = (plan.key, *map(_aval, [*plan.read(), *call.leaves])) if self._varies else plan.key
             if program_key not in self._programs:
                 name = getattr(self.__wrapped__, "__name__", type(self.__wrapped__).__name__)
-                self._programs[program_key] = _Program(name, donate, options, self._log)
+                self._programs[program_key] = _Program(name, donate, options, self._log, plan.structure.after_call)
             plan.program = self._programs[program_key]
             forget = functools.partial(_forget, weakref.ref(self), key)
             call.root_refs = [weakref.ref(root, forget) for root in call.roots]
