@@ -8,7 +8,6 @@ the dispatch of one ``jax.jit`` program over flat arrays, and a write of the slo
 import functools
 import inspect
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,83 +18,21 @@ from jax.tree_util import tree_flatten, tree_flatten_with_path
 
 from jaxmodules._device import check_data
 from jaxmodules._tracing import GradsTouched, LeakError, StructureMoves, Tracer, epoch, is_tracing
-from jaxmodules._tracked import buffer_writes, get_item, set_item
+from jaxmodules._tracked import buffer_writes, set_item
 from jaxmodules.nn._writable import copy_array
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.random import KeyCell, current_generator
 from jaxmodules.state import held, lock, swapped
 from jaxmodules.transforms._call import Call, Changes, Static, commit, is_stateful
+from jaxmodules.transforms._program import Program, Varies, running
 from jaxmodules.transforms.explain import Log
 
 _leaf_types: set[type] = {bool, int, float, complex}  # array types join when they are first seen
-_running = threading.local()
 adoptions = [0]  # how often cells have moved into an arena
 _NEVER = object()
 
 
-class _Varies(BaseException):
-    """A program traced for new shapes or dtypes writes other slots than it did before."""
-
-
-_SIGNALS = (GradsTouched, StructureMoves, _Varies)
-
-
-class _Program:
-    """What is compiled for one structure: a ``jax.jit`` function of key, slots, gradients and arrays.
-
-    It returns the output and the arrays to write back; ``changes``, which slots these belong to, is the same for
-    every trace (a function for which it is not gets a program for each combination of shapes).
-    """
-
-    def __init__(
-        self, name: str, donate: bool, options: dict[str, Any], log: Log, after_call: Sequence[Callable[[], None]]
-    ) -> None:
-        def traced(*flat: Any) -> tuple[Any, Sequence[Any]]:
-            plan = _running.plan()
-            trace = log.trace(plan, flat)
-            try:
-                out, changes = plan.run(flat)
-            finally:
-                _running.plan = plan.itself  # other compiled calls may have run meanwhile
-            if self.changes is not None and changes.static != self.changes.static:
-                raise _Varies
-            self.changes = Changes(changes.static, ())
-            log.traces.append(trace)
-            return out, changes.values
-
-        traced.__name__ = traced.__qualname__ = name
-        self._traced = traced
-        self._options = options
-        self.changes: Changes | None = None
-        self.donated: tuple[int, ...] = ()
-        self.jitted: Any = None if donate else jax.jit(traced, **options)
-        if after_call:  # it may raise, and then everything has to be as before: nothing is donated
-            self.jitted = _Followed(jax.jit(traced, **options), after_call)
-
-    def build(self, flat: Sequence[Any], plan: "_Plan") -> Any:
-        """Find out what the function writes, and return it compiled to reuse exactly that memory."""
-        jax.jit(self._traced, **self._options).eval_shape(*flat)
-        assert self.changes is not None
-        self.donated = plan.written_arguments(self.changes)
-        self.jitted = jax.jit(self._traced, donate_argnums=self.donated, **self._options)
-        return self.jitted
-
-
-class _Followed:
-    """A compiled function, and what hooks in it want to be run before anything is written back."""
-
-    def __init__(self, jitted: Any, after_call: Sequence[Callable[[], None]]) -> None:
-        self._jitted = jitted
-        self._after_call = after_call
-
-    def __call__(self, *flat: Any) -> Any:
-        out = self._jitted(*flat)
-        for function in self._after_call:
-            function()
-        return out
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._jitted, name)
+_SIGNALS = (GradsTouched, StructureMoves, Varies)
 
 
 class _Plan:
@@ -118,7 +55,7 @@ class _Plan:
         self.boxes = self.structure.parameters if uses_grads else []
         self.mask = self.gradient_mask()
         self.gradient_count = sum(self.mask)
-        self.program: _Program
+        self.program: Program
         self.arena: list[Any] = [None]  # key and cells, once they have moved there
         self.first_buffer = 1 + len(self.structure.cells)
         self.buffers_read = -1
@@ -294,7 +231,7 @@ class _Jitted:
         self._settings = (nums, names, donate, options)
         self._static_nums, self._static_names = _static_arguments(function, nums, names)
         self._plans: dict[Any, _Plan] = {}
-        self._programs: dict[Any, _Program] = {}
+        self._programs: dict[Any, Program] = {}
         self._log = Log()
         self._uses_grads = False
         self._varies = False
@@ -308,7 +245,7 @@ class _Jitted:
             plan, leaves = self._prepare(args, kwargs)
         state = plan.read()
         program = plan.program
-        _running.plan = plan.itself
+        running.plan = plan.itself
         values: Any = None
         try:
             try:
@@ -360,7 +297,7 @@ class _Jitted:
             program_key = (plan.key, *map(_aval, [*plan.read(), *call.leaves])) if self._varies else plan.key
             if program_key not in self._programs:
                 name = getattr(self.__wrapped__, "__name__", type(self.__wrapped__).__name__)
-                self._programs[program_key] = _Program(name, donate, options, self._log, plan.structure.after_call)
+                self._programs[program_key] = Program(name, donate, options, self._log, plan.structure.after_call)
             plan.program = self._programs[program_key]
             forget = functools.partial(_forget, weakref.ref(self), key)
             call.root_refs = [weakref.ref(root, forget) for root in call.roots]
@@ -385,7 +322,7 @@ class _Jitted:
             if self._uses_grads:  # it is an outer function that has not bound them
                 raise signal
             self._uses_grads = True
-        elif isinstance(signal, _Varies):
+        elif isinstance(signal, Varies):
             self._varies = True
         elif isinstance(signal, StructureMoves):
             signal.settle()
@@ -393,7 +330,7 @@ class _Jitted:
     def _stage(self, stage: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         plan, leaves = self._prepare(args, kwargs)
         flat = [*plan.read(), *leaves]
-        _running.plan = plan.itself
+        running.plan = plan.itself
         try:
             return getattr(plan.program.jitted or plan.program.build(flat, plan), stage)(*flat)
         except _SIGNALS as signal:
