@@ -217,6 +217,7 @@ def placed(array: Any) -> Any:
 
 def beside(array: Any, old: Any) -> Any:
     """Return an array where the one is that it takes the place of, if that was put somewhere."""
-    if isinstance(array, Tracer) or isinstance(old, Tracer) or not getattr(old, "committed", False):
+    if isinstance(array, Tracer) or isinstance(old, Tracer) or not isinstance(old, jax.Array):
         return array
-    return jax.device_put(array, old.sharding)
+    was_put = old.committed or array.devices() != old.devices()
+    return jax.device_put(array, old.sharding) if was_put else array

@@ -36,8 +36,9 @@ def to_array(data: Any, dtype: Any = None) -> Any:
         return to_array(data.__jax_array__(), dtype)
     if hasattr(data, "detach"):  # torch.Tensor
         data = data.detach().cpu().resolve_conj()
-        if str(data.dtype) == "torch.bfloat16":
-            return jnp.array(data.float().numpy(), dtype=dtype or jnp.bfloat16)
+        name = str(data.dtype).removeprefix("torch.")
+        if name.startswith(("bfloat16", "float8")):  # NumPy lacks them
+            return jnp.array(data.float().numpy(), dtype=dtype or getattr(jnp, name))
         data = data.numpy()
     if type(data) is np.ndarray and data.dtype.kind in _NUMBERS and data.dtype.isnative and not is_tracing():
         return copy_to_jax(data, dtype)

@@ -5,13 +5,17 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxmodules._device import NO_DATA, beside, is_meta
+from jaxmodules._keys import ATOMS, restorer
+from jaxmodules._tracing import epoch
 from jaxmodules.nn._writable import copy_array, to_array, unbox
+from jaxmodules.nn.modules._attributes import DICTS
 from jaxmodules.nn.parameter import Parameter, is_lazy
 
 EXTRA_STATE = "_extra_state"
@@ -118,6 +122,8 @@ def load(root: Any, state_dict: Mapping[str, Any], strict: bool, assign: bool) -
         local_metadata = {} if metadata is None else dict(metadata.get(prefix[:-1], {}))
         if assign:
             local_metadata["assign_to_params_buffers"] = assign
+        if prefix + EXTRA_STATE in local:
+            before.note_extra_state(module)
         module._load_from_state_dict(local, prefix, local_metadata, True, missing, unexpected, errors)
         for name, child in module._modules.items():
             if child is not None:
@@ -148,32 +154,60 @@ def load(root: Any, state_dict: Mapping[str, Any], strict: bool, assign: bool) -
 
 
 class _Snapshot:
-    """What a load can change, as it was before."""
+    """What a load, and the user's code that takes part in it, can change, as it was before."""
 
     def __init__(self, root: Any) -> None:
-        self.modules = [
-            (m, dict(m._parameters), dict(m._buffers), set(m._non_persistent_buffers_set)) for m in root.modules()
+        seen: set[int] = set()
+        self.modules = [(m, dict(vars(m)), _registries(m)) for m in root.modules()]
+        self.boxes = [(p, type(p), p._value, dict(vars(p))) for p in root.parameters()]
+        self.contents = [
+            restorer(value, seen)
+            for _, attributes, _ in self.modules
+            for name, value in attributes.items()
+            if type(value) not in ATOMS and (name not in DICTS or isinstance(value, set))
         ]
-        self.values = [(p, type(p), p._value, p._requires_grad) for p in root.parameters()]
-        overrides = [m for m in root.modules() if m._jm_has_extra_state() and m._jm_takes_extra_state()]
-        self.extra = [(m, m.get_extra_state()) for m in overrides]
+        self.extra: list[tuple[Any, Any]] = []
+
+    def note_extra_state(self, module: Any) -> None:
+        """Remember the extra state of a module that is about to be given another, if it can be had."""
+        if module._jm_has_extra_state() and module._jm_takes_extra_state():
+            with suppress(Exception):
+                self.extra.append((module, module.get_extra_state()))
 
     def restore(self) -> None:
         """Put everything back."""
-        for module, parameters, buffers, non_persistent in self.modules:
-            for own, old in ((module._parameters, parameters), (module._buffers, buffers)):
-                if list(own) != list(old) or any(own[k] is not old[k] for k in old):
-                    own.clear()
-                    for name, value in old.items():
-                        own[name] = value
-            module._non_persistent_buffers_set = non_persistent
-        for box, kind, value, requires_grad in self.values:
+        for module, state in self.extra:  # it may lie where attributes don't show it
+            with suppress(Exception):
+                module.set_extra_state(state)
+        for module, attributes, registries in self.modules:
+            own = vars(module)
+            own.clear()
+            own.update(attributes)
+            for registry, items in registries:
+                if list(registry) != list(items) or any(registry[k] is not items[k] for k in items):
+                    registry.clear()
+                    for name, value in items.items():
+                        registry[name] = value
+        for function in self.contents:
+            function()
+        for box, kind, value, attributes in self.boxes:
             if type(box) is not kind:  # a lazy one has found its shape
                 box.__class__ = kind
             box._value = value
-            box.requires_grad = requires_grad
-        for module, state in self.extra:
-            module.set_extra_state(state)
+            vars(box).clear()
+            vars(box).update(attributes)
+        epoch.count += 1
+
+
+def _registries(module: Any) -> list[tuple[Any, dict[Any, Any]]]:
+    return [(value, dict(value)) for name, value in vars(module).items() if name in DICTS and isinstance(value, dict)]
+
+
+def no_extra_state(name: str) -> RuntimeError:
+    """Return the error of a module that has no extra state."""
+    return RuntimeError(
+        f"Reached a code path in Module.{name}() that should never be called: a module with extra state overrides it"
+    )
 
 
 def _is_array_like(value: Any) -> bool:
@@ -202,7 +236,7 @@ def load_own(
             continue
         if not _is_array_like(new):
             error_msgs.append(
-                f'While copying the parameter named "{key}", expected an array or array-like object from checkpoint'
+                f'While copying the parameter named "{key}", expected Tensor or Tensor-like object from checkpoint'
                 f" but received {type(new)}"
             )
             continue
@@ -258,7 +292,9 @@ def _put(module: Any, name: str, current: Any, new: Any, assign: bool) -> None:
             new.requires_grad_(current.requires_grad)
         elif is_parameter:
             new = Parameter(to_array(new), requires_grad=current.requires_grad)
-        setattr(module, name, new if is_parameter else to_array(new))
+        elif not isinstance(new, Parameter):
+            new = to_array(new)
+        setattr(module, name, new)
         return
     if _is_meta(new):
         if not _is_meta(current):

@@ -523,7 +523,7 @@ class _Shares(_Elementwise):
         dim: the axis. Leaving it out is deprecated, as in PyTorch.
     """
 
-    dim: int | None
+    dim: int | None = None
 
     def __init__(self, dim: int | None = None) -> None:
         super().__init__()

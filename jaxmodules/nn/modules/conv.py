@@ -44,7 +44,7 @@ class _ConvNd(Module):
     transposed: bool
     output_padding: tuple[int, ...]
     groups: int
-    padding_mode: _Mode
+    padding_mode: _Mode = "zeros"
     weight: Parameter
     bias: Parameter | None
 

@@ -88,11 +88,11 @@ class _InstanceNorm(_NormBase):
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: dict[str, Any], *args: Any) -> None:
         # before version 1 all layers tracked running statistics
         if local_metadata.get("version") is None and not self.track_running_stats:
-            old = [name for name in ("running_mean", "running_var") if f"{prefix}{name}" in state_dict]
+            old = [prefix + name for name in ("running_mean", "running_var") if prefix + name in state_dict]
             if old:
                 args[-1].append(self._old_checkpoint(old))
             for name in old:
-                del state_dict[f"{prefix}{name}"]
+                del state_dict[name]
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _old_checkpoint(self, names: list[str]) -> str:

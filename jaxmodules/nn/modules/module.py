@@ -374,11 +374,11 @@ class Module(Stateful):
 
     def get_extra_state(self) -> Any:
         """Return what else belongs into the ``state_dict``; override it together with :meth:`set_extra_state`."""
-        raise RuntimeError(f"{type(self).__name__} has no extra state: override get_extra_state to give it one")
+        raise _state_dict.no_extra_state("get_extra_state")
 
     def set_extra_state(self, state: Any) -> None:
         """Take what :meth:`get_extra_state` returned; called by :meth:`load_state_dict`."""
-        raise RuntimeError(f"{type(self).__name__} has no extra state: override set_extra_state to give it one")
+        raise _state_dict.no_extra_state("set_extra_state")
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

@@ -71,7 +71,7 @@ class RNNBase(Module):
     batch_first: bool
     dropout: float
     bidirectional: bool
-    proj_size: int
+    proj_size: int = 0
 
     def __init__(
         self,
