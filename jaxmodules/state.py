@@ -14,6 +14,7 @@ happens, under one lock. An interrupt (``KeyboardInterrupt``, an exception from 
 two lines: what puts things right can be done twice, and is, where the first time may have been cut short.
 """
 
+import inspect
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -58,6 +59,19 @@ _REGISTRIES = tuple(sorted(NOT_STRUCTURE - {"_is_full_backward_hook", "_compiled
 _STATE_DICT_HOOKS = tuple(name for name in _REGISTRIES if "state_dict" in name)
 _CALL_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 HOOKS = (*_CALL_HOOKS, *_STATE_DICT_HOOKS)
+
+
+_slots_of: weakref.WeakKeyDictionary[type, tuple[str, ...]] = weakref.WeakKeyDictionary()
+
+
+def _slots(cls: type) -> tuple[str, ...]:
+    """Return the attributes that a user's class keeps outside the ``__dict__``."""
+    known = _slots_of.get(cls)
+    if known is None:
+        users = [base for base in cls.__mro__ if not base.__module__.startswith("jaxmodules.")]
+        names = (name for base in users for name, kind in vars(base).items() if inspect.ismemberdescriptor(kind))
+        known = _slots_of[cls] = tuple(names)
+    return known
 
 
 class Scan(Freezer):
@@ -164,6 +178,8 @@ class Scan(Freezer):
 
     def _attributes(self, holder: Any, prefix: str, left_out: frozenset[str]) -> Hashable:
         own: dict[str, Any] = holder.__dict__
+        if slots := _slots(type(holder)):
+            own = {**own, **{name: getattr(holder, name) for name in slots if hasattr(holder, name)}}
         parts = []
         for name in sorted(own.keys() - left_out):
             outer, self.mutable = self.mutable, False

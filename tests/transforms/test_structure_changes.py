@@ -305,3 +305,18 @@ def test_method_replaced_on_the_instance_is_seen() -> None:
     same(call(X), X * net.weight)
     net.measure = types.MethodType(lambda module, x: x + module.weight, net)
     same(call(X), X + net.weight)
+
+
+def test_attribute_in_a_slot_is_seen() -> None:
+    class Slotted(nn.Module):
+        __slots__ = ("scale",)
+
+        def forward(self, x: Any) -> Any:
+            return x * self.scale
+
+    net, function = Slotted(), counted(lambda net, x: net(x))
+    call = jm.jit(function)
+    for scale in (2.0, 3.0, 2.0):
+        net.scale = scale
+        same(call(net, X), scale * X)
+    assert len(function.calls) == 2
