@@ -4,6 +4,7 @@ Each is a short function over the state core. It finds the stateful objects in a
 reads their slots, runs JAX's transform on a pure function that swaps traced arrays into those very objects, and
 writes back what changed: buffers, random keys, optimizer state. They nest in each other and in JAX's own.
 
+Loops and branches trace their functions once beforehand, and so hand on only what these write (see ``_stage``).
 Written values travel as the ``Changes`` of ``_call``; what is written, and what is not, is known after the trace.
 A tracer never stays behind: the swap is undone whatever happens, and a write that would leak is refused.
 """

@@ -29,8 +29,9 @@ def scan(
 
     ``xs`` may hold modules to run over: a stacked module (one more axis, the first, in each parameter and buffer), or
     a ModuleList, Sequential or list of blocks of equal structure, which are stacked for the loop and get back what
-    was written to each. In the body a module stands for one after the other. A parameter or module that all blocks
-    share is shared there as well. (A Sequential whose children differ is taken for one stacked module.)
+    was written to each. (A Sequential whose children differ is taken for one stacked module.) In the body the first
+    block stands for one after the other, with their arrays in it. A parameter or module that all blocks share is
+    shared there as well.
 
     Args:
         f: takes the carry and one element of ``xs``; returns the new carry, of the same types, and an output.

@@ -3,6 +3,9 @@
 That state comes out of them as out of Python's loops is the table in ``test_crossing``.
 """
 
+import functools
+import gc
+import weakref
 from typing import Any
 
 import jax
@@ -348,3 +351,87 @@ def test_compiled_loop_over_blocks_does_the_work_of_a_raw_one() -> None:
     ours = jm.jit(jm.grad(lambda net, x: through(net, x).sum())).lower(stacked, x).compile().cost_analysis()
     assert ours["flops"] <= 1.02 * theirs["flops"]
     assert ours["bytes accessed"] <= 1.1 * theirs["bytes accessed"]
+
+
+class Deep(nn.Module):
+    """Run through its blocks: with ``scan``, each computed again in the backward pass, or in Python."""
+
+    def __init__(self, is_scanned: bool) -> None:
+        super().__init__()
+        jm.manual_seed(0)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5)) for _ in "123")
+        self.skip = nn.Linear(3, 3)
+        self.is_scanned = is_scanned
+
+    def forward(self, x: Any) -> Any:
+        if self.is_scanned:
+            return jm.scan(lambda x, block: (jm.remat(block)(x) + self.skip(x), None), x, self.blocks)[0]
+        for block in self.blocks:
+            x = block(x) + self.skip(x)
+        return x
+
+
+def squares(net: Any) -> Any:
+    return jnp.sum(net(jnp.asarray(BATCH)) ** 2)
+
+
+def pure_gradient(net: Any) -> Any:
+    apply, params, state = jm.functionalize(net)
+
+    def loss(params: Any) -> Any:
+        out, after = apply(params, state, BATCH, rng=jax.random.key(1))
+        return jnp.sum(out**2), after
+
+    return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+
+MODEL: dict[str, Any] = {
+    "jm.grad": lambda net: jm.grad(squares)(net),
+    "jm.grad(jm.jit)": lambda net: jm.grad(jm.jit(squares))(net),
+    "jm.jit(donate)": lambda net: jm.jit(squares, donate=True)(net),
+    "functionalize": pure_gradient,
+    "jm.vmap": lambda net: jm.vmap(squares, randomness="different")(stack([net, net])),
+    "jax.vmap": lambda net: jax.vmap(net.eval())(jnp.stack([BATCH, BATCH])),
+    "jax.jit of a pytree": lambda net: jax.jit(squares)(net.eval()),
+    "jax.hessian": lambda net: jax.hessian(net.eval())(jnp.asarray(BATCH)),
+    "functional_call": lambda net: jm.functional_call(net, {"skip.bias": jnp.ones(3)}, BATCH),
+}
+
+
+@pytest.mark.parametrize("kind", MODEL)
+def test_model_that_scans_its_blocks_is_the_model_that_loops(kind: str) -> None:
+    nets = [Deep(is_scanned) for is_scanned in (True, False)]
+    outs = []
+    for net in nets:
+        jm.manual_seed(1)
+        outs.append([*jax.tree.leaves(MODEL[kind](net)), jax.random.bits(jm.random.next_key())])
+    for scanned, looped in zip(*outs, strict=True):
+        np.testing.assert_allclose(scanned, looped, rtol=1e-4, atol=2e-5)
+    assert_arrays(arrays(nets[0]), arrays(nets[1]))
+
+
+def test_eager_loop_is_compiled_once_and_sees_every_change() -> None:
+    calls: list[int] = []
+    net = Custom(lambda module, x: calls.append(1) or accumulate(module, x) * module.scale, scale=1.0)
+
+    def step(c: Any, _: Any) -> Any:
+        return net(c), None
+
+    for _ in range(3):
+        jm.scan(step, X, length=2)
+    assert len(calls) == 1
+    net.scale = 0.0
+    same(jm.scan(step, X, length=2)[0], 0 * X)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("form", ["partial", "module", "method"])
+def test_eager_loop_does_not_keep_its_functions_alive(form: str) -> None:
+    net = Custom(accumulate)
+    function = {"partial": functools.partial(Custom.forward, net), "module": net, "method": net.forward}[form]
+    jm.while_loop(lambda c: c.sum() < 9, function, jnp.asarray(X))
+    jm.cond(True, function, lambda c: c, jnp.asarray(X))
+    ref = weakref.ref(net)
+    del net, function
+    gc.collect()
+    assert ref() is None
