@@ -4,12 +4,15 @@ import collections
 import dataclasses
 import enum
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxmodules as jm
 from jaxmodules import nn
@@ -271,3 +274,115 @@ def test_containers_survive() -> None:
     new["list"].append(nn.Linear(2, 2))
     new["vectors"].append(jnp.ones(1))
     assert len(net["list"]) == 1 and len(net["vectors"]) == 1 and len(new["vectors"]) == 2
+
+
+class State(NamedTuple):
+    net: Any
+    step: int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Run:
+    net: Any
+    rest: Any
+
+
+HOLDERS: dict[str, Callable[[Any], Any]] = {
+    "dict": lambda net: {"net": net},
+    "tuple": lambda net: (net,),
+    "list": lambda net: [net],
+    "named tuple": lambda net: State(net, 1),
+    "dataclass": lambda net: Run(net, optax.adam(0.1).init(net)),
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize("jit", [jax.jit, jm.jit], ids=["jax", "jm"])
+def test_module_lies_in_any_pytree(holder: str, jit: Any) -> None:
+    net = plain()
+    held = HOLDERS[holder](net)
+
+    def find(tree: Any) -> Any:
+        return next(m for m in jax.tree.leaves(tree, is_leaf=lambda m: isinstance(m, nn.Sequential)) if callable(m))
+
+    same(jit(lambda held, x: find(held)(x))(jax.tree.map(lambda leaf: leaf, held), BATCH), net(BATCH))
+
+
+def test_key_paths_are_dotted_names_wherever_the_module_lies() -> None:
+    flat, _ = jax.tree_util.tree_flatten_with_path({"net": mlp().requires_grad_(False)})
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in flat]
+    assert names == [f"net.{n}" for n, _ in [*mlp().named_parameters(), *mlp().named_buffers()]]
+
+
+def test_none_in_place_of_every_leaf() -> None:
+    empty = jax.tree.map(lambda leaf: None, plain())
+    assert isinstance(empty, nn.Sequential) and empty[0].weight.value is None and jax.tree.leaves(empty) == []
+    filled = jax.tree.map(lambda _, leaf: leaf, empty, plain(), is_leaf=lambda leaf: leaf is None)
+    assert filled[0].weight.shape == (4, 3)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.Sequential, nn.Module])
+def test_modules_are_leaves_where_they_are_asked_to_be(kind: Any) -> None:
+    net = mlp()
+    leaves = jax.tree.leaves({"net": net, "x": 1}, is_leaf=lambda node: isinstance(node, kind))
+    assert (leaves[0] is net) == isinstance(net, kind) and leaves[-1] == 1
+
+
+def test_leaves_are_moved_waited_for_and_fetched() -> None:
+    net, mesh = plain(), jax.sharding.Mesh(np.array(jax.devices()), "x")
+    shardings = jax.tree.map(
+        lambda leaf: NamedSharding(mesh, PartitionSpec("x") if leaf.shape == (4, 3) else PartitionSpec()), net
+    )
+    moved = jax.block_until_ready(jax.device_put(net, shardings))
+    assert moved[0].weight.value.sharding == shardings[0].weight.value
+    assert moved[2].weight.value.sharding.is_fully_replicated
+    assert isinstance(jax.device_get(moved)[0].weight.value, np.ndarray)
+    same(moved(BATCH), net(BATCH))
+
+
+def test_shapes_tell_where_a_compiled_constructor_puts_its_arrays() -> None:
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), "x")
+
+    def build(key: Any) -> Any:
+        with jm.fork_rng(key):
+            return nn.Linear(3, 4)
+
+    shapes = jax.eval_shape(lambda: nn.Linear(3, 4))
+    shardings = jax.tree.map(lambda leaf: NamedSharding(mesh, PartitionSpec("x")), shapes)
+    net = jax.jit(build, out_shardings=shardings)(jax.random.key(0))
+    assert net.weight.value.sharding == NamedSharding(mesh, PartitionSpec("x"))
+    assert jax.tree.structure(net) == jax.tree.structure(shapes)
+
+
+def test_trees_of_shapes_are_mapped_with_modules() -> None:
+    shapes, net = jax.eval_shape(mlp), mlp()
+    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    assert isinstance(zeros, nn.Sequential) and zeros[1].running_var.shape == (4,)
+    assert jax.tree.all(jax.tree.map(lambda shape, leaf: shape.shape == leaf.shape, shapes, net))
+
+
+def test_casts_and_differences_are_modules() -> None:
+    net = plain()
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), net)
+    assert half(jnp.asarray(BATCH, jnp.bfloat16)).dtype == jnp.bfloat16 and net[0].weight.dtype == jnp.float32
+    pairs = jax.tree.map(lambda leaf: (leaf, -leaf), net)
+    inner = jax.tree.structure((0, 0))
+    plus, minus = jax.tree.transpose(jax.tree.structure(net), inner, pairs)
+    same(optax.tree.norm(optax.tree.add(plus, minus)), 0)
+
+
+def test_optax_takes_a_module_for_its_parameters() -> None:
+    net, rule = plain(), optax.adam(0.1)
+
+    @jax.jit
+    def step(net: Any, state: Any) -> Any:
+        updates, state = rule.update(jax.grad(lambda net: jnp.mean(net(BATCH) ** 2))(net), state, net)
+        return optax.apply_updates(net, updates), state
+
+    trained, state = step(*step(net, rule.init(net)))
+    assert jax.tree.structure(trained) == jax.tree.structure(net) and int(state[0].count) == 2
+    optimizer = jm.optim.Optimizer(net, rule)
+    for _ in range(2):
+        optimizer.step(jm.grad(lambda net: jnp.mean(net(BATCH) ** 2))(net))
+    assert_arrays(arrays(trained), arrays(net))
