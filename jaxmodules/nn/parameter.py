@@ -318,6 +318,11 @@ class _Data(Writable):
         """Whether there is only a shape and a dtype, and no data."""
         return self._box.is_meta
 
+    @property
+    def device(self) -> Any:
+        """Where the array is."""
+        return self._box.device
+
     requires_grad = False
     grad = None
 

@@ -194,6 +194,33 @@ def test_use_of_a_meta_parameter_says_what_to_do(use: str) -> None:
         REFUSED[use](nn.Linear(3, 2, device="meta"))
 
 
+def test_compiled_call_names_what_has_no_data() -> None:
+    with pytest.raises(NotImplementedError, match=r"no data! '0\.weight' of shape \(4, 3\) is on the meta device"):
+        jm.jit(nn.Sequential(nn.Linear(3, 4, device="meta")))(jnp.ones((1, 3)))
+
+
+def test_training_step_is_lowered_without_memory() -> None:
+    with jm.device("meta"):
+        net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+    optimizer = jm.optim.Adam(net.parameters())
+
+    def step(net: Any, optimizer: Any, x: Any) -> Any:
+        loss, grads = jm.value_and_grad(lambda net: jnp.mean(net(x)))(net)
+        optimizer.step(grads)
+        return loss
+
+    assert jm.eval_shape(step, net, optimizer, SHAPE) == jax.ShapeDtypeStruct((), jnp.float32)
+    assert "tensor<4x3xf32>" in jm.jit(step).lower(net, optimizer, SHAPE).as_text()
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(net))
+
+
+def test_modules_follow_each_other_to_meta() -> None:
+    meta = nn.Linear(3, 2).to("meta").bfloat16()
+    net = nn.BatchNorm1d(3).to(meta.weight)
+    assert net.weight.is_meta and net.running_mean == jax.ShapeDtypeStruct((3,), jnp.bfloat16)
+    assert net.weight.data.device == jm.device("meta")
+
+
 def test_move_from_meta_is_torchs_error() -> None:
     with pytest.raises(NotImplementedError, match=r"no data! Please use .*\.to_empty\(\) instead of .*\.to\(\)"):
         nn.Linear(3, 2, device="meta").to("cpu")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxmodules._device import META, PLATFORMS, is_meta, move, parse_device, shape_of
 from jaxmodules._mt19937 import empty
 from jaxmodules.nn._writable import is_differentiable, unbox
-from jaxmodules.nn.parameter import UninitializedBuffer, UninitializedParameter
+from jaxmodules.nn.parameter import Parameter, UninitializedBuffer, UninitializedParameter
 
 
 def parse_dtype(dtype: Any) -> Any:
@@ -54,7 +54,7 @@ def parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         else:
             raise TypeError(f"to() received an unexpected argument {value!r}: expected a device and a dtype")
     if other is not None:
-        array = unbox(other)
+        array = other._value if isinstance(other, Parameter) else unbox(other)
         device, dtype = META if is_meta(array) else getattr(array, "sharding", None), array.dtype
     else:
         device, dtype = parse_device(device), None if dtype is None else parse_dtype(dtype)
