@@ -174,7 +174,7 @@ def fori_loop(
             return compiled([body_fun], "for", lambda f: lambda *args: fori_loop(*args[:2], f, args[2]))(
                 lower, upper, init_val
             )
-        settings = "for", lower, upper, unroll
+        settings = "for", repr((lower, upper, unroll))
         return compiled([body_fun], settings, lambda f: lambda val: fori_loop(lower, upper, f, val, unroll=unroll))(
             init_val
         )
