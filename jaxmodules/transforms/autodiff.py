@@ -115,7 +115,7 @@ def backward(loss_fn: Callable[..., Any], *modules: Module | Parameter) -> Any:
 
     @functools.wraps(loss_fn, updated=())
     def scalar_loss(*args: Any) -> tuple[Any, Any]:
-        loss = loss_fn(*args)
+        loss = jnp.asarray(loss_fn(*args))
         if jnp.size(loss) != 1:
             raise RuntimeError(f"grad can be implicitly created only for scalar outputs, got shape {jnp.shape(loss)}")
         if jnp.iscomplexobj(loss):

@@ -30,7 +30,7 @@ def assert_trees(ours: Any, theirs: Any) -> None:
 
 
 def tangents_of(net: Any) -> dict[str, Any]:
-    return {n: jnp.cos(jnp.arange(float(p.numel()))).reshape(p.shape) for n, p in net.named_parameters()}
+    return {n: jnp.cos(jnp.arange(p.numel(), dtype=p.dtype)).reshape(p.shape) for n, p in net.named_parameters()}
 
 
 def products(module: Any, function: Any, primals: Any, tangents: Any, cotangent: Any) -> Any:
@@ -44,7 +44,7 @@ def products(module: Any, function: Any, primals: Any, tangents: Any, cotangent:
 def test_products_are_those_of_jax_on_dicts(wrap: Any) -> None:
     net = plain()
     apply, params, state = jm.functionalize(net)
-    tangents, cotangent = (tangents_of(net), jnp.sin(BATCH)), jnp.cos(jnp.arange(4.0))[:, None]
+    tangents, cotangent = (tangents_of(net), jnp.sin(BATCH)), jnp.cos(jnp.arange(4, dtype=jnp.float32))[:, None]
     ours = wrap(lambda net, x: products(jm, call, (net, x), tangents, cotangent))(net, jnp.asarray(BATCH))
     theirs = products(jax, lambda p, x: apply(p, state, x)[0], (params, jnp.asarray(BATCH)), tangents, cotangent)
     assert_trees(ours, theirs)
@@ -67,7 +67,7 @@ def test_jacobians_are_those_of_jax_on_dicts(name: str, argnums: Any, wrap: Any)
 @MATRICES
 def test_jacobians_are_dicts_in_the_order_of_the_parameters(name: str) -> None:
     net = nn.Sequential(*(nn.Linear(1, 1) for _ in range(11)))
-    jacobian = getattr(jm, name)(call)(net, jnp.ones(1))
+    jacobian = getattr(jm, name)(call)(net, jnp.ones(1, jnp.float32))
     names = [name for name, _ in net.named_parameters()]
     assert list(jacobian) == names
     if name == "hessian":
@@ -110,21 +110,22 @@ def test_function_is_called_once_and_its_writes_stay(name: str, wrap: Any) -> No
 @MATRICES
 def test_draws_are_the_same_in_every_row_and_column(name: str) -> None:
     net = nn.Dropout(0.5)
-    x = jnp.ones((2, 8))
+    x = jnp.ones((2, 8), jnp.float32)
     state = jm.get_rng_state()
     mask = net(x) / x
     jm.set_rng_state(state)
     jacobian = getattr(jm, name)(lambda x: net(x) * x / 2)(x)
-    expected = jnp.einsum("ij,ik,jl->ijkl", mask, jnp.eye(2), jnp.eye(8))
-    same(
-        jacobian, jnp.einsum("ijkl,km,ln->ijklmn", expected, jnp.eye(2), jnp.eye(8)) if name == "hessian" else expected
-    )
+    expected = np.einsum("ij,ik,jl->ijkl", mask, np.eye(2), np.eye(8))
+    if name == "hessian":
+        expected = np.einsum("ijkl,km,ln->ijklmn", expected, np.eye(2), np.eye(8))
+    same(jacobian, expected)
 
 
+ONES = np.ones(3, np.float32)
 AUX: dict[str, Any] = {
-    "jvp": lambda f, net, x: jm.jvp(f, (net, x), (None, jnp.ones(3)), has_aux=True)[1:],
-    "vjp": lambda f, net, x: ((r := jm.vjp(f, net, x, has_aux=True))[1](jnp.ones(3))[1], r[2]),
-    "linearize": lambda f, net, x: ((r := jm.linearize(f, net, x, has_aux=True))[1](None, jnp.ones(3)), r[2]),
+    "jvp": lambda f, net, x: jm.jvp(f, (net, x), (None, ONES), has_aux=True)[1:],
+    "vjp": lambda f, net, x: ((r := jm.vjp(f, net, x, has_aux=True))[1](ONES)[1], r[2]),
+    "linearize": lambda f, net, x: ((r := jm.linearize(f, net, x, has_aux=True))[1](None, ONES), r[2]),
     "jacrev": lambda f, net, x: ((r := jm.jacrev(f, 1, has_aux=True)(net, x))[0].sum(1), r[1]),
     "jacfwd": lambda f, net, x: ((r := jm.jacfwd(f, 1, has_aux=True)(net, x))[0].sum(1), r[1]),
 }
@@ -150,7 +151,7 @@ def test_none_is_a_tangent_of_zeros() -> None:
     net = plain()
     tangents = tangents_of(net)
     some = {**tangents, "0.bias": None}
-    zeros = {**tangents, "0.bias": jnp.zeros(4)}
+    zeros = {**tangents, "0.bias": jnp.zeros(4, jnp.float32)}
     same(jm.jvp(call, (net, BATCH), (some, None))[1], jm.jvp(call, (net, BATCH), (zeros, np.zeros_like(BATCH)))[1])
     same(jm.jvp(lambda net, n: net(BATCH) * n, (net, 3), (None, None))[1], np.zeros((4, 1)))
 
@@ -159,7 +160,7 @@ def test_frozen_parameters_have_no_derivatives() -> None:
     net = plain()
     net[0].requires_grad_(False)
     assert list(jm.jacrev(call)(net, BATCH)) == ["2.weight", "2.bias"]
-    assert list(jm.vjp(call, net, BATCH)[1](jnp.ones((4, 1)))[0]) == ["2.weight", "2.bias"]
+    assert list(jm.vjp(call, net, BATCH)[1](jnp.ones((4, 1), jnp.float32))[0]) == ["2.weight", "2.bias"]
     with pytest.raises(TypeError, match=r"trainable parameters: unexpected 0\.bias, 0\.weight"):
         jm.jvp(call, (net, BATCH), (tangents_of(net), None))
 
@@ -167,7 +168,7 @@ def test_frozen_parameters_have_no_derivatives() -> None:
 def test_tied_parameter_is_one() -> None:
     net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     net[1].weight = net[0].weight
-    w, x = net[0].weight.value, jnp.array([[1.0, 2.0]])
+    w, x = net[0].weight.value, jnp.array([[1.0, 2.0]], jnp.float32)
     ours = jm.hessian(square)(net, x)
     assert list(ours) == ["0.weight"]
     same(ours["0.weight"]["0.weight"], jax.hessian(lambda w: jnp.sum((x @ w.T @ w.T) ** 2))(w))
@@ -177,26 +178,26 @@ def test_module_in_the_closure_is_a_constant_whose_writes_stay() -> None:
     net = Custom(accumulate)
     same(jm.jacfwd(net)(jnp.asarray(X)), jnp.diag(net.total * 0 + net.weight.value))
     same(net.total, X)
-    same(jm.vjp(lambda x: net(x), jnp.asarray(X))[1](jnp.ones(3))[0], net.weight.value)
+    same(jm.vjp(lambda x: net(x), jnp.asarray(X))[1](jnp.ones(3, jnp.float32))[0], net.weight.value)
     same(net.total, 2 * X)
 
 
 def test_parameter_returned_is_its_array() -> None:
     net = Custom(multiply)
     same(jm.jacrev(lambda net: net.weight)(net)["weight"], np.eye(3))
-    same(jm.grad(lambda box: box)(nn.Parameter(jnp.ones(()))), 1.0)
+    same(jm.grad(lambda box: box)(nn.Parameter(jnp.ones((), jnp.float32))), 1.0)
 
 
 def test_pullback_serves_often_and_under_jit() -> None:
     net = plain()
     _, pullback = jm.vjp(call, net, BATCH)
-    first = pullback(jnp.ones((4, 1)))
+    first = pullback(jnp.ones((4, 1), jnp.float32))
     net[0].weight.data.zero_()
-    for again in (pullback(jnp.ones((4, 1))), jax.jit(pullback)(jnp.ones((4, 1)))):
+    for again in (pullback(jnp.ones((4, 1), jnp.float32)), jax.jit(pullback)(jnp.ones((4, 1), jnp.float32))):
         assert_trees(again, first)
-    back = jax.jit(lambda pullback, c: pullback(c))(pullback, jnp.ones((4, 1)))
+    back = jax.jit(lambda pullback, c: pullback(c))(pullback, jnp.ones((4, 1), jnp.float32))
     assert_trees(back, first)
-    rows = jax.vmap(pullback)(jnp.eye(4)[:, :, None])
+    rows = jax.vmap(pullback)(jnp.eye(4, dtype=jnp.float32)[:, :, None])
     assert_trees(jax.tree.map(lambda r: r.sum(0), rows), first)
 
 
@@ -276,7 +277,7 @@ WRONG: dict[str, tuple[Any, Any, str]] = {
         "jacrev: `chunk_size` should be greater than 0",
     ),
     "a cotangent": (
-        lambda net: jm.vjp(call, net, X)[1](jnp.ones(2)),
+        lambda net: jm.vjp(call, net, X)[1](jnp.ones(2, jnp.float32)),
         ValueError,
         r"got float32\[2\], but expected float32\[3\]",
     ),

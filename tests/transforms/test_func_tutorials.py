@@ -175,7 +175,7 @@ def test_neural_tangent_kernel_by_products(wrap: Any) -> None:
         def row(cotangent: Any) -> Any:
             return jm.jvp(lambda net: net(x2[None])[0], (net,), pullback(cotangent))[1]
 
-        return jm.vmap(row)(jnp.eye(3))
+        return jm.vmap(row)(jnp.eye(3, dtype=jnp.float32))
 
     kernel = wrap(jm.vmap(jm.vmap(entry, (None, None, 0)), (None, 0, None)))
     close(kernel(ours, IMAGES, IMAGES), their_kernel(theirs, params))

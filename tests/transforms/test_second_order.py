@@ -29,7 +29,7 @@ NESTS: dict[str, Any] = {
     "jvp(grad)": lambda m, f, p, x, t: m.jvp(m.grad(f), (p, x), (t, x)),
     "vjp(grad)": lambda m, f, p, x, t: m.vjp(lambda x: m.grad(f)(p, x), x)[1](t),
     "grad(grad)": lambda m, f, p, x, t: m.grad(lambda p, x: sum(g.sum() for g in m.grad(f)(p, x).values()))(p, x),
-    "grad(vjp)": lambda m, f, p, x, t: m.grad(lambda x: jnp.sum(m.vjp(f, p, x)[1](jnp.ones(()))[1] ** 2))(x),
+    "grad(vjp)": lambda m, f, p, x, t: m.grad(lambda x: jnp.sum((r := m.vjp(f, p, x))[1](r[0])[1]))(x),
     "grad(jvp)": lambda m, f, p, x, t: m.grad(lambda p, x: m.jvp(f, (p, x), (t, x))[1])(p, x),
     "jvp(jvp)": lambda m, f, p, x, t: m.jvp(lambda p, x: m.jvp(f, (p, x), (t, x))[1], (p, x), (t, x)),
     "jacfwd(jacrev)": lambda m, f, p, x, t: m.jacfwd(m.jacrev(f))(p, x),
@@ -61,7 +61,7 @@ MAPPED: dict[str, Any] = {
     "jacfwd": lambda m, f, p, t: m.vmap(m.jacfwd(f, 1), (None, 0))(p, BATCH),
     "jvp": lambda m, f, p, t: m.vmap(lambda p, x: m.jvp(f, (p, x), (t, x)), (None, 0))(p, BATCH),
     "jvp of grad": lambda m, f, p, t: m.vmap(lambda x: m.jvp(m.grad(lambda x: f(p, x)[0]), (x,), (x,)))(BATCH),
-    "vjp": lambda m, f, p, t: m.vmap(lambda p, x: m.vjp(f, p, x)[1](jnp.ones(1)), (None, 0))(p, BATCH),
+    "vjp": lambda m, f, p, t: m.vmap(lambda p, x: m.vjp(f, p, x)[1](jnp.ones(1, jnp.float32)), (None, 0))(p, BATCH),
     "laplacian": lambda m, f, p, t: m.vmap(lambda x: jnp.trace(m.hessian(lambda x: f(p, x)[0])(x)))(BATCH),
     "of mapped": lambda m, f, p, t: m.jacfwd(lambda p, x: m.vmap(f, (None, 0))(p, x))(p, BATCH),
 }
@@ -80,7 +80,7 @@ def test_vmap_of_derivatives(kind: str, wrap: Any) -> None:
 @pytest.mark.parametrize("name", ["jacrev", "jacfwd"])
 def test_vmap_says_how_derivatives_draw(name: str) -> None:
     net = nn.Dropout(0.5)
-    x = jnp.ones((4, 16))
+    x = jnp.ones((4, 16), jnp.float32)
     jacobians = jm.vmap(getattr(jm, name)(net), randomness="different")(x)
     masks = {tuple(np.diag(j).tolist()) for j in jacobians}
     assert len(masks) == 4 and set().union(*masks) == {0.0, 2.0}
@@ -94,7 +94,7 @@ def test_vmap_says_how_derivatives_draw(name: str) -> None:
 def test_draw_in_a_foreign_transform_asks_for_a_key(name: str, outer: Any) -> None:
     net = nn.Dropout(0.5)
     with pytest.raises(RuntimeError, match="a random operation ran under a JAX transformation with no key bound"):
-        outer(getattr(jm, name)(lambda x: jnp.sum(net(x))))(jnp.ones((2, 3)))
+        outer(getattr(jm, name)(lambda x: jnp.sum(net(x))))(jnp.ones((2, 3), jnp.float32))
 
 
 FOREIGN: dict[str, Any] = {
@@ -104,7 +104,7 @@ FOREIGN: dict[str, Any] = {
     "jax.hessian": lambda f, x: jax.hessian(f)(x[0]),
     "lax.map": lambda f, x: jax.lax.map(f, x),
     "lax.scan": lambda f, x: jax.lax.scan(lambda c, x: (c + 1, f(x)), 0, x),
-    "lax.cond": lambda f, x: jax.lax.cond(x.sum() > -99, f, lambda x: jnp.zeros((1, 3)), x[0]),
+    "lax.cond": lambda f, x: jax.lax.cond(x.sum() > -99, f, lambda x: jnp.zeros((1, 3), jnp.float32), x[0]),
     "jax.checkpoint": lambda f, x: jax.grad(lambda x: jnp.sum(jax.checkpoint(f)(x)))(x[0]),
 }
 
@@ -172,7 +172,7 @@ def test_implicit_layer(name: str, wrap: Any) -> None:
     net = Custom(lambda module, x: fixed_point(jnp.diag(module.weight.value / 9), x))
 
     def unrolled(weight: Any) -> Any:
-        z = jnp.zeros(3)
+        z = jnp.zeros(3, jnp.float32)
         for _ in range(60):
             z = jnp.tanh(jnp.diag(weight / 9) @ z + X)
         return jnp.sum(z)
@@ -217,7 +217,7 @@ def test_exception_leaves_everything_as_it_was(name: str) -> None:
 
 PROGRAMS: dict[str, Any] = {
     "jvp": lambda m, f, p, x, t: m.jvp(f, (p, x), (t, x), has_aux=True),
-    "vjp": lambda m, f, p, x, t: (r := m.vjp(f, p, x, has_aux=True))[1](jnp.ones((4, 2))) + (r[2],),
+    "vjp": lambda m, f, p, x, t: (r := m.vjp(f, p, x, has_aux=True))[1](jnp.ones((4, 2), jnp.float32)) + (r[2],),
     "jacrev": lambda m, f, p, x, t: m.jacrev(f, has_aux=True)(p, x),
     "jacfwd": lambda m, f, p, x, t: m.jacfwd(f, has_aux=True)(p, x),
     "hessian": lambda m, f, p, x, t: m.hessian(f, has_aux=True)(p, x),
