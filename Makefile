@@ -3,13 +3,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DELETE_ON_ERROR:
-.PHONY: run test bench lint clean
+.PHONY: run test test-x64 test-leaks bench lint clean
 
 run: .venv/.with-run
 	$(BIN)/python -m jaxmodules.examples.digits $(ARGS)
 
 test: .venv/.with-test
 	$(BIN)/python -m pytest $(ARGS)
+
+# Small runs of what also has to hold with JAX's stricter settings.
+test-x64: .venv/.with-test
+	JAX_ENABLE_X64=1 $(BIN)/python -m pytest tests/nn/test_functional.py tests/nn/utils tests/optim tests/transforms $(ARGS)
+
+test-leaks: .venv/.with-test
+	JAX_CHECK_TRACER_LEAKS=1 $(BIN)/python -m pytest tests/transforms/test_leaks.py tests/transforms/test_lifetime.py $(ARGS)
 
 bench: .venv/.with-bench
 	$(BIN)/python -m jaxmodules.bench $(ARGS)

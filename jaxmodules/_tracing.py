@@ -17,6 +17,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -178,6 +179,9 @@ class _Local(threading.local):
 
 
 local = _Local()
+lock = threading.RLock()  # held while places are bound
+swapped: list[Frame] = []  # of the thread that holds the lock
+nothing = nullcontext()
 
 
 class LeakError(RuntimeError):
@@ -194,6 +198,11 @@ def owner(place: Hashable) -> Frame | None:
         if place in frame.owned:
             return frame
     return None
+
+
+def is_foreign(place: Hashable) -> bool:
+    """Tell whether another thread has bound a place, which holds what is its own until it is done."""
+    return owner(place) is None and any(place in frame.owned for frame in tuple(swapped))
 
 
 def leaks(value: Any, place: Hashable, born: "weakref.ref[Any] | None") -> bool:
@@ -273,6 +282,9 @@ class Cell:
 
     @property
     def _value(self) -> Any:
+        if swapped and is_foreign(id(self)):
+            with lock:
+                return self._store[self._index]
         return self._store[self._index]
 
     @_value.setter
@@ -282,8 +294,9 @@ class Cell:
     @property
     def value(self) -> Any:
         """The array; gradients flow through it."""
-        if local.frames:
+        if swapped:
             self._check_read()
+            return self._value
         return self._store[self._index]
 
     @value.setter
@@ -291,7 +304,8 @@ class Cell:
         if not isinstance(new, jax.Array):
             new = self._as_array(new)
         self._check_write(new)
-        self._store[self._index] = new
+        with lock if swapped and is_foreign(id(self)) else nothing:
+            self._store[self._index] = new
 
     def _as_array(self, new: Any) -> Any:
         return new

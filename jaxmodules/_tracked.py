@@ -13,12 +13,16 @@ from jaxmodules._tracing import (
     UnboundStateError,
     birth,
     epoch,
+    is_foreign,
     is_tracing,
     leak_message,
     leaks,
     local,
+    lock,
     must_not_read,
+    nothing,
     owner,
+    swapped,
     unbound_message,
 )
 
@@ -114,15 +118,31 @@ class BufferDict(TrackedDict):
     __slots__ = ()
 
     def __getitem__(self, key: str) -> Any:
-        array = get_item(self, key)
-        if local.frames and array is not None and must_not_read((id(self), key), self._born):
+        if not swapped:
+            return get_item(self, key)
+        array = self._settled(key)
+        if array is not None and must_not_read((id(self), key), self._born):
             raise UnboundStateError(unbound_message(f"the buffer '{'.'.join([*local.path, key])}'"))
         return array
 
+    def items(self) -> Any:
+        """Return the buffers with their names."""
+        return [(key, self._settled(key)) for key in self] if swapped else super().items()
+
+    def values(self) -> Any:
+        """Return the buffers."""
+        return [self._settled(key) for key in self] if swapped else super().values()
+
+    def _settled(self, key: str) -> Any:
+        """Return a buffer, when no other thread has a traced array in its place."""
+        with lock if is_foreign((id(self), key)) else nothing:
+            return get_item(self, key)
+
     def __setitem__(self, key: str, value: Any) -> None:
-        buffer_writes[0] += 1
-        self._note(key, value)
-        super().__setitem__(key, value)
+        with lock if swapped and is_foreign((id(self), key)) else nothing:
+            buffer_writes[0] += 1
+            self._note(key, value)
+            super().__setitem__(key, value)
 
     def _is_change(self, key: str, value: Any) -> bool:
         return key not in self or (self[key] is None) != (value is None)

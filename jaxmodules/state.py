@@ -15,10 +15,8 @@ two lines: what puts things right can be done twice, and is, where the first tim
 """
 
 import inspect
-import threading
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 from jaxmodules._keys import Freezer
@@ -32,7 +30,10 @@ from jaxmodules._tracing import (
     epoch,
     frame_numbers,
     local,
+    lock,
     must_not_read,
+    nothing,
+    swapped,
     unbound_message,
 )
 from jaxmodules._tracked import (
@@ -48,7 +49,6 @@ from jaxmodules._tracked import (
 from jaxmodules.nn.parameter import Parameter, UninitializedBuffer, UninitializedParameter
 from jaxmodules.random import Generator, current_generator
 
-lock = threading.RLock()
 NOT_STRUCTURE = frozenset(
     "_parameters _buffers _modules _backward_pre_hooks _backward_hooks _is_full_backward_hook _forward_hooks"
     " _forward_hooks_with_kwargs _forward_hooks_always_called _forward_pre_hooks _forward_pre_hooks_with_kwargs"
@@ -234,9 +234,10 @@ class Slots:
 
     def read(self) -> list[Any]:
         """Return what the slots hold."""
-        if local.frames:
+        if swapped:
             self.check_reading()
-        return [c._store[c._index] for c in self.cells] + [get_item(d, k) for d, k in self.items]
+        with held(self):
+            return [c._store[c._index] for c in self.cells] + [get_item(d, k) for d, k in self.items]
 
     def check_reading(self) -> None:
         """Raise if reading a slot now would bake its array into a compiled program."""
@@ -326,13 +327,9 @@ def structure_of(root: Any) -> Structure:
     return known
 
 
-swapped: list[Frame] = []  # of the thread that holds the lock
-_nothing = nullcontext()
-
-
 def held(slots: Slots) -> Any:
     """Return the lock, or nothing to hold where another thread has it for a trace of other objects."""
-    return _nothing if swapped and not _is_swapped(slots) else lock
+    return nothing if swapped and not _is_swapped(slots) else lock
 
 
 def _is_swapped(slots: Slots) -> bool:

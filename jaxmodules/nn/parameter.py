@@ -16,7 +16,19 @@ import numpy as np
 from jaxmodules._device import META, NO_DATA, NO_USE, is_meta, move, parse_device, placed
 from jaxmodules._device import device as Device
 from jaxmodules._handles import RemovableHandle, add_hook
-from jaxmodules._tracing import Cell, LeakError, Tracer, epoch, leak_message, leaks, local
+from jaxmodules._tracing import (
+    Cell,
+    LeakError,
+    Tracer,
+    epoch,
+    is_foreign,
+    leak_message,
+    leaks,
+    local,
+    lock,
+    nothing,
+    swapped,
+)
 from jaxmodules._tracked import Awaited, HookDict
 from jaxmodules.nn._writable import Writable, copy_array, is_differentiable, to_array
 from jaxmodules.random import blank, to_jax
@@ -105,10 +117,13 @@ class Parameter(Writable, Cell):
     @property
     def grad(self) -> Any:
         """The gradient that ``jm.backward`` has accumulated, or ``None``."""
+        if not swapped:
+            return self._grad
+        self._check_read()
         if local.frames:
-            self._check_read()
             _touch_grad(self)
-        return self._grad
+        with lock if is_foreign(id(self)) else nothing:
+            return self._grad
 
     @grad.setter
     def grad(self, new: Any) -> None:
@@ -116,7 +131,8 @@ class Parameter(Writable, Cell):
         if local.frames:
             _touch_grad(self)
         self._check_grad(new)
-        self._grad = new
+        with lock if swapped and is_foreign(id(self)) else nothing:
+            self._grad = new
 
     def _as_gradient(self, new: Any) -> Any:
         if not (isinstance(new, jax.Array | np.ndarray) or hasattr(new, "__jax_array__") or hasattr(new, "detach")):

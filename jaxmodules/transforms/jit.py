@@ -17,12 +17,12 @@ import numpy as np
 from jax.tree_util import tree_flatten, tree_flatten_with_path
 
 from jaxmodules._device import check_data
-from jaxmodules._tracing import GradsTouched, LeakError, StructureMoves, Tracer, epoch, is_tracing
+from jaxmodules._tracing import GradsTouched, LeakError, StructureMoves, Tracer, epoch, is_tracing, swapped
 from jaxmodules._tracked import buffer_writes, set_item
 from jaxmodules.nn._writable import copy_array
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.random import KeyCell, current_generator
-from jaxmodules.state import held, lock, swapped
+from jaxmodules.state import held
 from jaxmodules.transforms._call import Call, Changes, Static, commit, is_stateful
 from jaxmodules.transforms._program import Program, Varies, running
 from jaxmodules.transforms.explain import Log
@@ -181,7 +181,7 @@ class _Plan:
             self._prepare_writing(changes)
         arena = self.arena
         if changes.touches_more or swapped or is_tracing():
-            with lock:
+            with held(self.structure):
                 commit(self.structure, Changes(changes.static, values))
             return
         if arena[0] is not None:
@@ -264,8 +264,9 @@ class _Jitted:
             self._adapt(signal)
             return self(*args, **kwargs)
         except BaseException as error:
-            if values and not isinstance(error, LeakError):  # interrupted: the new state is whole, or all is as it was
-                plan.write_back(program.changes, values)
+            if values is not None and not isinstance(error, LeakError):  # an interrupt, when there is a new state
+                changes = program.changes
+                plan.write_back(changes, values)
             raise
         return plan.call.restore(out, plan.structure) if changes.has_refs else out
 

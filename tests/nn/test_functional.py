@@ -15,6 +15,9 @@ from jaxmodules.nn import functional as F
 from tests.rows import params, refusals
 from tests.table import Call, Zeros, cotangents, dtype_name, is_float, leaves, to_torch
 
+NOT_IN_DOUBLE = ("grouped_mm", "embedding_bag")  # torch refuses doubles; torch's gradient reads out of bounds
+WITH_SINGLE_CONSTANTS = ("hardsigmoid", "binary_cross_entropy")  # in torch's gradients
+
 
 def in_torch(options: dict[str, Any]) -> dict[str, Any]:
     return {key: getattr(torch, value) if key == "dtype" else value for key, value in options.items()}
@@ -84,9 +87,14 @@ def test_result_and_gradients_equal_torch(call: Call) -> None:
 @pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss")
 @pytest.mark.parametrize("call", params("CALLS"))
 def test_double_precision_equals_torch(call: Call) -> None:
-    if "dtype" not in call.options and call.name != "embedding_bag":  # torch's gradient of doubles reads out of bounds
-        arrays = jax.tree.map(lambda x: x.astype(np.float64) if is_float(x) else x, call.make())
-        compare(call, arrays, 1e-9)
+    arrays = call.make()
+    if (
+        call.name not in NOT_IN_DOUBLE
+        and "dtype" not in call.options
+        and any(map(is_float, leaves([*arrays.values()])))
+    ):
+        arrays = jax.tree.map(lambda x: x.astype(np.float64) if is_float(x) else x, arrays)
+        compare(call, arrays, 1e-7 if call.name in WITH_SINGLE_CONSTANTS else 1e-9)
 
 
 @pytest.mark.parametrize("name, args, options, message", refusals("REFUSED_CALLS"))
@@ -154,7 +162,7 @@ def test_max_pool_passes_nan_and_its_place_on() -> None:
 
 
 def test_dropout_keeps_the_mean_and_the_gradient_follows_the_mask() -> None:
-    x = jnp.ones((100, 100))
+    x = jnp.ones((100, 100), jnp.float32)
     output, gradient = jax.value_and_grad(lambda x: F.dropout(x, 0.25).sum())(x)
     assert set(np.unique(gradient).tolist()) == {0.0, np.float32(1 / 0.75)}
     assert abs(output / x.size - 1) < 0.05
@@ -167,7 +175,7 @@ def test_short_floats_come_out_as_they_went_in_and_sum_in_float32(dtype: str) ->
     weight = np.ones((4, 4, 3, 3), dtype)
     for function in (
         lambda x: F.batch_norm(x, None, None, training=True),
-        lambda x: F.layer_norm(x, (8, 8), jnp.ones((8, 8))),
+        lambda x: F.layer_norm(x, (8, 8), jnp.ones((8, 8), jnp.float32)),
         lambda x: F.avg_pool2d(x, 8),
         lambda x: F.adaptive_avg_pool2d(x, 3),
         lambda x: F.log_softmax(x.reshape(16, -1), 1),

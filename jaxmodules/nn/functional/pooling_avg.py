@@ -307,6 +307,8 @@ def _lp_pool(input: Array, power: float, root: float, kernel: Shape, stride: Sha
 
 def _power(input: Array, exponent: float) -> Array:
     """Raise to a constant power, by multiplications or a square root where that is the same."""
+    if isinstance(exponent, float) and not is_floating(input.dtype):
+        input = input.astype(np.float32)
     if exponent == 0.5:
         return jnp.sqrt(input)
     return input ** (int(exponent) if is_floating(input.dtype) and exponent == int(exponent) else exponent)
