@@ -46,7 +46,7 @@ from jaxmodules._tracked import (
     global_hooks,
     set_item,
 )
-from jaxmodules.nn.parameter import Parameter, UninitializedBuffer, UninitializedParameter
+from jaxmodules.nn.parameter import GRADIENT_HOOKS, Parameter, UninitializedBuffer, UninitializedParameter
 from jaxmodules.random import Generator, current_generator
 
 NOT_STRUCTURE = frozenset(
@@ -95,8 +95,7 @@ class Scan(Freezer):
         """Visit ``roots`` and return their joint key."""
         parts: list[Hashable] = [self.stateful(root, "") for root in roots]
         for module, path in self._later:  # static attributes and hooks last: modules get their names from the tree
-            if key := self._static(module, path):
-                parts.append(key)
+            parts.append((self._on_gradients if isinstance(module, Cell) else self._static)(module, path))
         parts.append(tuple(self._hooks(hooks, "", *flags) for hooks, flags in global_hooks))
         return tuple(parts)
 
@@ -149,9 +148,6 @@ class Scan(Freezer):
         return False
 
     def _static(self, module: Any, prefix: str) -> Hashable:
-        """Return the key of what a module, or a box, has beside its slots."""
-        if isinstance(module, Parameter):
-            return tuple(self._hooks(hooks, prefix) for hooks in module._observed_hooks())
         own: dict[str, Any] = module.__dict__
         hooks: Hashable = ()
         if any([own[name] for name in HOOKS]):
@@ -160,7 +156,8 @@ class Scan(Freezer):
                 own["_forward_hooks"], prefix, own["_forward_hooks_with_kwargs"], own["_forward_hooks_always_called"]
             )
             pre = self._hooks(own["_forward_pre_hooks"], prefix, own["_forward_pre_hooks_with_kwargs"])
-            back = own["_is_full_backward_hook"], self._hooks(own["_backward_hooks"], prefix)
+            back = self._hooks(own["_backward_hooks"], prefix)
+            back = (own["_is_full_backward_hook"], back) if back else ()
             back_pre = self._hooks(own["_backward_pre_hooks"], prefix)
             if self.mutable:
                 kept = [(name, Freezer().freeze(own[name], "")) for name in _CALL_HOOKS]
@@ -169,6 +166,15 @@ class Scan(Freezer):
             self.mutable = outer
         names = own["_non_persistent_buffers_set"]
         return self._attributes(module, prefix, NOT_STRUCTURE), frozenset(names) if names else None, hooks
+
+    def _on_gradients(self, box: Any, path: str) -> Hashable:
+        outer, self.mutable = self.mutable, False
+        key = tuple(self._hooks(hooks, path) for hooks in box._observed_hooks())
+        if self.mutable:
+            kept = [(name, Freezer().freeze(vars(box).get(name), "")) for name in GRADIENT_HOOKS]
+            self.volatile += [(weakref.ref(box), name, was) for name, was in kept]
+        self.mutable = outer
+        return key
 
     def _hooks(self, hooks: HookDict, prefix: str, *flags: Mapping[int, Any]) -> Hashable:
         hooks.observed = True

@@ -33,7 +33,7 @@ from jaxmodules._tracked import Awaited, HookDict
 from jaxmodules.nn._writable import Writable, copy_array, is_differentiable, to_array
 from jaxmodules.random import blank, to_jax
 
-_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+GRADIENT_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 _NO_HOOKS = HookDict()
 _OWN_ATTRIBUTES = frozenset("_store _index _born _value value _grad grad _requires_grad requires_grad data".split())
 
@@ -187,7 +187,7 @@ class Parameter(Writable, Cell):
             >>> jm.grad(lambda w: w.sum())(weight).tolist()
             [10.0, 10.0]
         """
-        return self._add_hook(_HOOKS[0], hook)
+        return self._add_hook(GRADIENT_HOOKS[0], hook)
 
     def register_post_accumulate_grad_hook(self, hook: Callable[[Any], None]) -> RemovableHandle:
         """Register ``hook(param)`` to run in ``jm.backward`` when ``.grad`` has been added to.
@@ -195,18 +195,19 @@ class Parameter(Writable, Cell):
         Raises:
             RuntimeError: if the parameter requires no gradient.
         """
-        return self._add_hook(_HOOKS[1], hook)
+        return self._add_hook(GRADIENT_HOOKS[1], hook)
 
     def _add_hook(self, kind: str, hook: Callable[..., Any]) -> RemovableHandle:
         if not self.requires_grad:
             raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
         if getattr(self, kind) is None:
             setattr(self, kind, HookDict())
+            getattr(self, kind).observed = True
         return add_hook(getattr(self, kind), hook)
 
     def _observed_hooks(self) -> list[HookDict]:
         """Return the hooks of both kinds, which from now on tell of changes."""
-        kinds = [_NO_HOOKS if hooks is None else hooks for hooks in (getattr(self, name) for name in _HOOKS)]
+        kinds = [_NO_HOOKS if hooks is None else hooks for hooks in (getattr(self, name) for name in GRADIENT_HOOKS)]
         for hooks in kinds:
             hooks.observed = True
         return kinds
@@ -253,7 +254,7 @@ class Parameter(Writable, Cell):
     def __deepcopy__(self, memo: dict[int, Any]) -> "Parameter":
         if id(self) not in memo:
             twin = memo[id(self)] = self._with(copy_array(self._value), copy_array(self._grad))
-            for name in _HOOKS:
+            for name in GRADIENT_HOOKS:
                 twin.__dict__.pop(name, None)
         return memo[id(self)]
 
@@ -266,7 +267,7 @@ class Parameter(Writable, Cell):
         return twin
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        own = ("_grad", "_requires_grad", "_labels", *_HOOKS)
+        own = ("_grad", "_requires_grad", "_labels", *GRADIENT_HOOKS)
         extras = {k: v for k, v in self.__dict__.items() if k not in own}
         value = np.asarray(self._value) if isinstance(self._value, jax.Array) else self._value
         grad = None if self._grad is None else np.asarray(self._grad)

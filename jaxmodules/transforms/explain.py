@@ -237,6 +237,14 @@ class _Survey(Scan):
                 self.facts["hook", prefix + name] = key, _hook_names(module.__dict__[name])
         return parts
 
+    def _on_gradients(self, box: Any, path: str) -> Hashable:
+        key = super()._on_gradients(box, path)
+        self.facts["hook", f"{self.box_names[id(box)]}.register_hook"] = (
+            key,
+            sum(map(_hook_names, box._observed_hooks()), ()),
+        )
+        return key
+
 
 def _hook_names(hooks: HookDict) -> tuple[str, ...]:
     return tuple(getattr(hook, "__qualname__", type(hook).__name__) for hook in hooks.values())
