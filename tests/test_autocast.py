@@ -174,6 +174,29 @@ def test_compiled_functions_have_a_program_for_each_kind_of_region(compiler: Any
     assert len(function.calls) == 2
 
 
+def test_explain_names_the_region() -> None:
+    compiled = jm.jit(lambda x: F.linear(x, X))
+    compiled(X)
+    with jm.autocast("bfloat16"):
+        compiled(X)
+    assert "jm.autocast" in repr(jm.explain(compiled)) and "bfloat16" in repr(jm.explain(compiled))
+
+
+def test_equal_blocks_inside_and_outside_a_region_share_no_trace() -> None:
+    blocks = nn.ModuleList(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)) for _ in range(6))
+
+    @jm.jit
+    def run(blocks: Any) -> Any:
+        outside = [block(X).dtype for block in blocks[:3]]
+        with jm.autocast("bfloat16"):
+            inside = [block(X).dtype for block in blocks[3:]]
+        seen.append((outside, inside))
+
+    seen: list[Any] = []
+    run(blocks)
+    assert seen == [([jnp.float32] * 3, [SHORT] * 3)]
+
+
 def test_a_compiled_training_step_follows_the_region_around_it() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     optimizer = jm.optim.SGD(net.parameters(), 0.1, momentum=0.9)

@@ -18,10 +18,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxmodules._autocast import get_autocast_dtype, is_autocast_enabled
 from jaxmodules._keys import Same
 from jaxmodules._tracing import Cell
 from jaxmodules._tracked import Attributes, HookDict, global_hooks
 from jaxmodules.nn.modules.module import Module
+from jaxmodules.nn.parameter import Parameter
 from jaxmodules.state import HOOKS, Scan
 from jaxmodules.transforms._call import Call, Static
 
@@ -113,12 +115,14 @@ class _Trace:
         self._gradients = gradients
         self._avals = avals
         self._settings = [getattr(jax.config, name) for name in _SETTINGS]
+        self._autocast = get_autocast_dtype().name if is_autocast_enabled() else "off"
 
     def facts(self) -> Facts:
         """Return all that is known of the trace."""
         facts = dict(self._layout.facts)
         facts.update({("grad", name): "an array" for name in self._gradients})
         facts.update({("setting", name): v for name, v in zip(_SETTINGS, self._settings, strict=True)})
+        facts["setting", "jm.autocast"] = self._autocast
         names = [*self._layout.slots, *self._gradients, *self._layout.leaves]
         for name, aval in zip(names, self._avals, strict=False):
             mesh = getattr(aval.sharding, "mesh", None)
@@ -229,6 +233,12 @@ class _Survey(Scan):
 
     def _static(self, module: Any, prefix: str) -> Hashable:
         parts: Any = super()._static(module, prefix)
+        if isinstance(module, Parameter):
+            kinds = ("_backward_hooks", "_post_accumulate_grad_hooks")
+            for name, key, hooks in zip(kinds, parts, module._observed_hooks(), strict=True):
+                if key:
+                    self.facts["hook", f"{self.box_names.get(id(module), prefix)}.{name}"] = key, _hook_names(hooks)
+            return parts
         _, not_persistent, hooks = parts
         if not_persistent:
             self.facts["attribute", f"{prefix}_non_persistent_buffers_set"] = (frozenset, not_persistent)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmodules._autocast import cast
-from jaxmodules._shapes import accumulation_dtype, as_array, as_array_or_none, check_floating
+from jaxmodules._shapes import accumulation_dtype, as_array, as_array_or_none, check_floating, scalar_type
 from jaxmodules._typing import Array, ArrayLike, DType
 
 
@@ -159,10 +159,12 @@ def _check_linear(input: Array, weight: Array, bias: Array | None) -> None:
         raise RuntimeError(f"linear() expects a weight with <= 2 dimensions, but it is {weight.ndim}D")
     if weight.ndim == 1 and bias is not None and (bias.ndim > 0 or input.ndim == 2):
         raise RuntimeError(f"linear() with a bias expects weight to be a matrix, got a {weight.ndim}-D array")
-    if input.dtype != weight.dtype:
+    if bias is None and input.dtype != weight.dtype:
         raise RuntimeError(f"expected m1 and m2 to have the same dtype, but got: {input.dtype} != {weight.dtype}")
-    if bias is not None and bias.dtype != input.dtype:
-        raise RuntimeError(f"self and mat2 must have the same dtype, but got {bias.dtype} and {input.dtype}")
+    for name, array in () if bias is None else (("self", bias), ("mat1", input)):
+        if array.dtype != weight.dtype:
+            types = f"{scalar_type(array.dtype)} and {scalar_type(weight.dtype)}"
+            raise RuntimeError(f"{name} and mat2 must have the same dtype, but got {types}")
     if input.shape[-1] != weight.shape[-1]:
         rows = input.size // max(input.shape[-1], 1)
         other = "x".join(map(str, reversed(weight.shape)))
