@@ -110,19 +110,19 @@ class _Layout(NamedTuple):
 class _Trace:
     """What one trace was made for."""
 
-    def __init__(self, layout: _Layout, gradients: Sequence[str], avals: Sequence[Any]) -> None:
+    def __init__(self, layout: _Layout, gradients: Sequence[str], avals: Sequence[Any], varies: bool) -> None:
         self._layout = layout
         self._gradients = gradients
         self._avals = avals
-        self._settings = [getattr(jax.config, name) for name in _SETTINGS]
-        self._autocast = get_autocast_dtype().name if is_autocast_enabled() else "off"
+        self._settings = {name: getattr(jax.config, name) for name in _SETTINGS}
+        self._settings["jm.autocast"] = get_autocast_dtype().name if is_autocast_enabled() else "off"
+        self._settings["what it writes depends on shapes"] = varies
 
     def facts(self) -> Facts:
         """Return all that is known of the trace."""
         facts = dict(self._layout.facts)
         facts.update({("grad", name): "an array" for name in self._gradients})
-        facts.update({("setting", name): v for name, v in zip(_SETTINGS, self._settings, strict=True)})
-        facts["setting", "jm.autocast"] = self._autocast
+        facts.update({("setting", name): value for name, value in self._settings.items()})
         names = [*self._layout.slots, *self._gradients, *self._layout.leaves]
         for name, aval in zip(names, self._avals, strict=False):
             mesh = getattr(aval.sharding, "mesh", None)
@@ -136,6 +136,7 @@ class Log:
     """The traces of one compiled function."""
 
     def __init__(self) -> None:
+        self.varies = False  # whether what is written depends on shapes, and each combination has a program
         self.traces: list[_Trace] = []
         self._layouts: dict[Hashable, _Layout] = {}
 
@@ -145,7 +146,7 @@ class Log:
         if layout is None:
             layout = self._layouts[plan.key] = _Survey(plan.call).layout()
         gradients = [f"{name}.grad" for name in compress(layout.parameters, plan.mask)]
-        return _Trace(layout, gradients, [array.aval for array in flat[1:]])
+        return _Trace(layout, gradients, [array.aval for array in flat[1:]], self.varies)
 
     def explain(self, name: str) -> Explanation:
         """Compare the last trace with the earlier one that is most like it."""
@@ -185,9 +186,9 @@ class _Survey(Scan):
                 self.facts["static argument", f"argument {name}"] = self.freeze(value.value, name)
                 continue
             hole = call.holes[value]
-            self.facts["argument", f"argument {name}"] = (
-                "an array" if hole is None else names[call.root_ids.index(id(hole()))]
-            )
+            what = "an array" if hole is None else names[call.root_ids.index(id(hole()))]
+            if what != name:
+                self.facts["argument", f"argument {name}"] = what
             if hole is None:
                 self.leaf_names.append(f"argument {name}")
         self.facts["argument", "arguments"] = str(call.treedef)
@@ -322,9 +323,10 @@ def _variables(function: Any) -> Iterator[tuple[str, Any]]:
                 yield name, cell.cell_contents
             except ValueError:  # not filled yet
                 continue
-        for name in function.__code__.co_names:
-            if name in function.__globals__:
-                yield name, function.__globals__[name]
+        codes = [function.__code__]
+        for code in codes:
+            codes += [inner for inner in code.co_consts if isinstance(inner, types.CodeType)]
+            yield from ((name, function.__globals__[name]) for name in code.co_names if name in function.__globals__)
 
 
 def _differences(before: Facts, after: Facts) -> Iterator[Difference]:
@@ -348,6 +350,12 @@ def _differences(before: Facts, after: Facts) -> Iterator[Difference]:
         found = True
         if kind == "attribute" or kind == "static argument":
             yield from _inner(kind, path, old, new)
+        elif kind == "tying":
+            alone = [facts.get(("class", path), _NOTHING) for facts in (before, after)]
+            texts = [
+                _show(one) if one is not _NOTHING else _text(kind, t) for one, t in zip(alone, (old, new), strict=True)
+            ]
+            yield Difference(kind, path, *texts)
         else:
             yield _difference(kind, path, old, new)
     if not found and ("argument", "arguments") in changed:
@@ -398,7 +406,7 @@ def _difference(kind: str, path: str, old: Any, new: Any) -> Difference:
 
 def _text(kind: str, value: Any) -> str:
     if value is _NOTHING:
-        return {"tying": "its own", "grad": "None"}.get(kind, "nothing")
+        return "None" if kind == "grad" else "nothing"
     if kind == "tying":
         return f"the same as {value}"
     if kind == "hook":
@@ -498,5 +506,5 @@ def explain(fn: Any) -> Explanation:
         raise TypeError(f"expected what jm.jit returned, or a module after net.compile(), got {fn!r}")
     wrapped = compiled.__wrapped__
     owner = getattr(wrapped, "__self__", wrapped)
-    named = type(owner).__name__ if isinstance(owner, Module) else getattr(wrapped, "__name__", repr(wrapped))
+    named = type(owner).__name__ if isinstance(owner, Module) else getattr(wrapped, "__name__", type(wrapped).__name__)
     return log.explain(named)

@@ -324,7 +324,7 @@ class _Jitted:
                 raise signal
             self._uses_grads = True
         elif isinstance(signal, Varies):
-            self._varies = True
+            self._varies = self._log.varies = True
         elif isinstance(signal, StructureMoves):
             signal.settle()
 

@@ -46,6 +46,9 @@ def stepped(*calls: Callable[[Any], Any]) -> Any:
     return step
 
 
+GLOBAL = nn.Dropout(0.5).eval()
+
+
 def add_one(module: Any, args: Any, output: Any) -> Any:
     return output + 1
 
@@ -66,9 +69,10 @@ CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "deleted": (lambda net: delattr(net, "out"), "net.out: Linear -> nothing"),
     "tied": (
         lambda net: setattr(net.out, "weight", net.fc.weight),
-        "net.out.weight: its own -> the same as net.fc.weight",
+        "net.out.weight: Parameter -> the same as net.fc.weight",
     ),
-    "shared": (lambda net: setattr(net, "out", net.fc), "net.out: its own -> the same as net.fc"),
+    "shared": (lambda net: setattr(net, "out", net.fc), "net.out: Linear -> the same as net.fc"),
+    "shared anew": (lambda net: setattr(net, "more", net.fc), "net.more: nothing -> the same as net.fc"),
     "no bias": (lambda net: setattr(net.out, "bias", None), "net.out.bias: Parameter -> nothing"),
     "no buffer": (lambda net: setattr(net, "mean", None), "net.mean: an array -> nothing"),
     "buffer": (lambda net: net.register_buffer("more", jnp.zeros(3)), "net.more: nothing -> an array"),
@@ -100,7 +104,7 @@ ARGUMENTS: dict[str, tuple[Any, Any, list[str]]] = {
     "added": ([X], [X, X], ["argument x[1]: nothing -> an array"]),
     "container": ([X], (X,), ["arguments: PyTreeDef((([*],), {})) -> PyTreeDef((((*,),), {}))"]),
     "several": (BATCH, X.astype(int), ["argument x: shape (4, 3) -> (3,)", "argument x: float32 -> int32"]),
-    "module for an array": (X, Custom(multiply), ["argument x: an array -> x"]),
+    "module for an array": (X, Custom(multiply), ["argument x: an array -> nothing"]),
 }  # fmt: skip
 
 
@@ -169,6 +173,26 @@ def test_dropped_programs_are_told() -> None:
     step.clear_cache()
     step(Net(), BATCH)
     assert "nothing differs from before: its programs were dropped" in str(jm.explain(step))
+
+
+def test_writes_that_depend_on_shapes_are_told() -> None:
+    def body(module: Any, x: Any) -> Any:
+        if x.shape[0] > 2:
+            module.total = x
+        return x
+
+    compiled = jm.jit(Custom(body))
+    for x in (X[:1], X):
+        compiled(x)
+    assert "what it writes depends on shapes: False -> True" in str(jm.explain(compiled))
+
+
+def test_global_read_in_an_inner_function_is_named() -> None:
+    step = jm.jit(lambda x: jax.vmap(lambda row: GLOBAL(row))(x))
+    step(BATCH)
+    GLOBAL.p = 0.25
+    step(BATCH)
+    assert str(jm.explain(step)).endswith("because GLOBAL.p: 0.5 -> 0.25")
 
 
 def test_setting_of_jax_is_named() -> None:
