@@ -146,7 +146,7 @@ class Log:
         if layout is None:
             layout = self._layouts[plan.key] = _Survey(plan.call).layout()
         gradients = [f"{name}.grad" for name in compress(layout.parameters, plan.mask)]
-        return _Trace(layout, gradients, [array.aval for array in flat[1:]], self.varies)
+        return _Trace(layout, gradients, [jax.typeof(array) for array in flat[1:]], self.varies)
 
     def explain(self, name: str) -> Explanation:
         """Compare the last trace with the earlier one that is most like it."""
