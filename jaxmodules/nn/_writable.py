@@ -79,12 +79,12 @@ class Writable:
         return np.array(self._read(), dtype=dtype, copy=copy)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._read()[unbox(index)]
+        return self._read()[_index(index)]
 
     def __setitem__(self, index: Any, value: Any) -> None:
         array = self._read()
         value = jnp.asarray(unbox(value)).astype(array.dtype)
-        self._write(array.at[unbox(index)].set(value))
+        self._write(array.at[_index(index)].set(value))
 
     def __len__(self) -> int:
         return len(self._read())
@@ -143,11 +143,11 @@ class Writable:
         """Return the array cut off from gradients."""
         return jax.lax.stop_gradient(self._read())
 
-    def clone(self) -> Any:
+    def clone(self, *, memory_format: Any = None) -> Any:
         """Return a copy of the array."""
         return copy_array(self._read())
 
-    def numpy(self) -> np.ndarray:
+    def numpy(self, *, force: bool = False) -> np.ndarray:
         """Return the array as a NumPy array."""
         return np.asarray(self._read())
 
@@ -264,6 +264,13 @@ def _nothing_on_meta(method: Callable[..., Any]) -> Callable[..., Any]:
         return self if self.is_meta else method(self, *args, **kwargs)
 
     return write
+
+
+def _index(index: Any) -> Any:
+    """Return an index as JAX takes it: without boxes, with arrays for lists."""
+    if isinstance(index, tuple):
+        return tuple(map(_index, index))
+    return np.asarray(index, np.int32 if index == [] else None) if isinstance(index, list) else unbox(index)
 
 
 def _like(source: Any, target: Any) -> Any:

@@ -1,7 +1,9 @@
 """Loading in the corners: versions of layers, extra state, hooks, devices and dtypes, and failures midway."""
 
 import copy
+import gc
 import pickle
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +25,7 @@ NETS = {
     "still": lambda s: s.Sequential(s.Linear(2, 2), s.BatchNorm1d(2, track_running_stats=False)),
     "instance": lambda s: s.Sequential(s.InstanceNorm2d(2)),
     "tied": lambda s: tied(s),
+    "shared": lambda s: s.Sequential(*[s.BatchNorm1d(2)] * 2),
     "nested": lambda s: s.ModuleDict({"a": s.ParameterDict({"y": deep(s), "x": s.array([2.0]), "n": None})}),
     "list": lambda s: s.ParameterList([s.array([1.0]), s.Parameter(s.array([2.0])), None, 3, deep(s)]),
     "lazy": lambda s: s.Sequential(s.LazyLinear(2)),
@@ -55,6 +58,8 @@ LOADS = [
     ("norm", "net.requires_grad_(False); load(state, assign=True)"),
     ("still", "out = load(other('norm'), strict=False)"),
     ("tied", "state['1.weight'] = state['1.weight'] * 2; load(state); out = net[0].weight is net[1].weight"),
+    ("tied", "state['0.weight'] = state['1.weight'] * 2; load(state)"),
+    ("shared", "state['0.running_mean'] = state['1.running_mean'] * 2 + 1; load(state)"),
     ("tied", "load(state, assign=True); out = net[0].weight is net[1].weight"),
     ("tied", "load(net.state_dict(keep_vars=True), assign=True); out = net[0].weight is net[1].weight"),
     ("nested", "out = [state, load(state), repr(net)]"),
@@ -66,7 +71,7 @@ LOADS = [
     ("scalar", "out = load({'a': s.Parameter(s.array(2.0))})"),
     ("scalar", "out = load({'a': s.Parameter(s.array(2.0))}, assign=True)"),
     ("hidden", "out = load({'a': s.array([2.0])}, strict=False, assign=True)"),
-    ("norm", "p = state['0.bias'] = s.Parameter(s.array([1.0, 2])); load(state, assign=True); out = p is net[0].bias"),
+    ("norm", "p = state['0.bias'] = s.Parameter(s.array([1.0, 2.0])); load(state, True, True); out = p is net[0].bias"),
     ("norm", "net[0].register_load_state_dict_pre_hook(lambda m, d, p, *a: out.append([p, list(d)])); load(state)"),
     ("norm", "net.register_load_state_dict_pre_hook(rename); old = prefixed(state); out = [load(old), list(old)]"),
     ("norm", "[post(m, lambda m, k, n=n: out.append(n)) for n, m in net.named_modules()]; load(state)"),
@@ -308,5 +313,30 @@ def test_state_from_before_an_attribute_existed(both: Check, layer: str, attribu
         revived = type(net).__new__(type(net))
         revived.__setstate__(old)
         return [getattr(revived, attribute), revived.load_state_dict(net.state_dict())]
+
+    both(script)
+
+
+def test_a_load_leaves_nothing_to_the_garbage_collector() -> None:
+    net, state = NETS["norm"](nn), NETS["norm"](nn).state_dict()
+    gc.collect()
+    gc.disable()
+    old = weakref.ref(net[0].weight.value)
+    net.load_state_dict(state)
+    is_alive = old() is not None
+    gc.enable()
+    assert not is_alive
+
+
+def test_lazy_parameters_can_not_be_shared_yet(both: Check) -> None:
+    both(lambda s: s.Sequential(s.LazyLinear(2)).share_memory(), raises=RuntimeError)
+
+
+@pytest.mark.parametrize("index", ["[0]", "[0, 1], [1, 0]", ":, [1]", "[]", "[True, False]"])
+def test_lists_index_a_parameter(both: Check, index: str) -> None:
+    def script(s: Any) -> Any:
+        weight = s.Linear(2, 2).weight
+        exec(f"weight.data[{index}] = 5", {"weight": weight})
+        return [weight, eval(f"weight[{index}]", {"weight": weight})]
 
     both(script)

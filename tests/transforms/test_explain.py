@@ -291,7 +291,7 @@ def test_nested_functions_are_explained_each() -> None:
     assert texts == {"<lambda> was traced 2 times; the last because net.drop.p: 0.5 -> 0.3"}
 
 
-@pytest.mark.parametrize("value", [len, multiply, None, nn.Tanh(), jax.jit(jnp.sin), 3], ids=repr)
+@pytest.mark.parametrize("value", [len, multiply, None, nn.Tanh(), jax.jit(jnp.sin), 3])
 def test_what_is_not_compiled_is_refused(value: Any) -> None:
     with pytest.raises(TypeError, match="expected what jm.jit returned, or a module after net.compile"):
         jm.explain(value)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxmodules._device import META, PLATFORMS, is_meta, move, parse_device, shape_of
 from jaxmodules._mt19937 import empty
 from jaxmodules.nn._writable import is_differentiable, unbox
-from jaxmodules.nn.parameter import Parameter, UninitializedBuffer, UninitializedParameter
+from jaxmodules.nn.parameter import Parameter, UninitializedBuffer, UninitializedParameter, is_lazy
 
 
 def parse_dtype(dtype: Any) -> Any:
@@ -113,6 +113,15 @@ def emptier(device: Any) -> Callable[[Any], Any]:
     if target is META:
         return shape_of
     return lambda array: jax.device_put(empty(tuple(array.shape), array.dtype), target)
+
+
+def check_shareable(module: Any) -> None:
+    """Raise if a parameter or buffer has no array yet."""
+    if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
+        raise RuntimeError(
+            "Can't share memory on an uninitialized parameter or buffer. Call `forward` to initialize the parameters"
+            " before calling `module.share_memory()`."
+        )
 
 
 def apply(module: Any, function: Callable[[Any], Any]) -> None:

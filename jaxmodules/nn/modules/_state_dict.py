@@ -1,6 +1,7 @@
 """``state_dict`` and ``load_state_dict``: PyTorch's protocol, with a load that changes all or nothing."""
 
 import functools
+import threading
 import warnings
 import weakref
 from collections import OrderedDict
@@ -110,36 +111,14 @@ def load(root: Any, state_dict: Mapping[str, Any], strict: bool, assign: bool) -
     """Load ``state_dict`` into ``root`` and its children, or raise one error and leave them as they were."""
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
-    missing: list[str] = []
-    unexpected: list[str] = []
-    errors: list[str] = []
-    metadata = getattr(state_dict, "_metadata", None)
+    progress = _Load(root, getattr(state_dict, "_metadata", None), assign)
+    missing, unexpected, errors = progress.missing, progress.unexpected, progress.errors
     copied: Any = OrderedDict(state_dict)
-    if metadata is not None:
-        copied._metadata = metadata
-
-    def visit(module: Any, local: Any, prefix: str) -> None:
-        local_metadata = {} if metadata is None else dict(metadata.get(prefix[:-1], {}))
-        if assign:
-            local_metadata["assign_to_params_buffers"] = assign
-        if prefix + EXTRA_STATE in local:
-            before.note_extra_state(module)
-        module._load_from_state_dict(local, prefix, local_metadata, True, missing, unexpected, errors)
-        for name, child in module._modules.items():
-            if child is not None:
-                child_prefix = f"{prefix}{name}."
-                visit(child, {k: v for k, v in local.items() if k.startswith(child_prefix)}, child_prefix)
-        incompatible = IncompatibleKeys(missing, unexpected)
-        for hook in module._load_state_dict_post_hooks.values():
-            if hook(module, incompatible) is not None:
-                raise AssertionError(
-                    "Hooks registered with ``register_load_state_dict_post_hook`` are not expected to return new"
-                    " values, if incompatible_keys need to be modified, it should be done inplace."
-                )
-
-    before = _Snapshot(root)
+    if progress.metadata is not None:
+        copied._metadata = progress.metadata
+    outer, _loading.held = _loading.held, progress.before.held()
     try:
-        visit(root, copied, "")
+        progress.visit(root, copied, "")
         if strict and unexpected:
             errors.insert(0, "Unexpected key(s) in state_dict: {}. ".format(", ".join(f'"{k}"' for k in unexpected)))
         if strict and missing:
@@ -148,9 +127,50 @@ def load(root: Any, state_dict: Mapping[str, Any], strict: bool, assign: bool) -
             lines = "\n\t".join(errors)
             raise RuntimeError(f"Error(s) in loading state_dict for {type(root).__name__}:\n\t{lines}")
     except BaseException:
-        before.restore()
+        progress.before.restore()
         raise
+    finally:
+        _loading.held = outer
     return IncompatibleKeys(missing, unexpected)
+
+
+class _Load:
+    """One load on its way through the modules."""
+
+    def __init__(self, root: Any, metadata: Any, assign: bool) -> None:
+        self.metadata = metadata
+        self.assign = assign
+        self.missing: list[str] = []
+        self.unexpected: list[str] = []
+        self.errors: list[str] = []
+        self.before = _Snapshot(root)
+
+    def visit(self, module: Any, local: Any, prefix: str) -> None:
+        """Load what is below ``prefix`` into a module and its children, with their hooks."""
+        local_metadata = {} if self.metadata is None else dict(self.metadata.get(prefix[:-1], {}))
+        if self.assign:
+            local_metadata["assign_to_params_buffers"] = True
+        if prefix + EXTRA_STATE in local:
+            self.before.note_extra_state(module)
+        module._load_from_state_dict(local, prefix, local_metadata, True, self.missing, self.unexpected, self.errors)
+        for name, child in module._modules.items():
+            if child is not None:
+                child_prefix = f"{prefix}{name}."
+                self.visit(child, {k: v for k, v in local.items() if k.startswith(child_prefix)}, child_prefix)
+        incompatible = IncompatibleKeys(self.missing, self.unexpected)
+        for hook in module._load_state_dict_post_hooks.values():
+            if hook(module, incompatible) is not None:
+                raise AssertionError(
+                    "Hooks registered with ``register_load_state_dict_post_hook`` are not expected to return new"
+                    " values, if incompatible_keys need to be modified, it should be done inplace."
+                )
+
+
+class _Loading(threading.local):
+    held: Mapping[Any, Any] = {}  # what each place held when the load of this thread began
+
+
+_loading = _Loading()
 
 
 class _Snapshot:
@@ -167,6 +187,11 @@ class _Snapshot:
             if type(value) not in ATOMS and (name not in DICTS or isinstance(value, set))
         ]
         self.extra: list[tuple[Any, Any]] = []
+
+    def held(self) -> dict[Any, Any]:
+        """Return the array of every place."""
+        buffers = {(id(m._buffers), name): m._buffers[name] for m, _, _ in self.modules for name in m._buffers}
+        return buffers | {id(box): value for box, _, value, _ in self.boxes}
 
     def note_extra_state(self, module: Any) -> None:
         """Remember the extra state of a module that is about to be given another, if it can be had."""
@@ -300,11 +325,14 @@ def _put(module: Any, name: str, current: Any, new: Any, assign: bool) -> None:
         if not _is_meta(current):
             raise NotImplementedError(NO_DATA)
         return
+    old = unbox(current) if not is_parameter else current._value
+    held = _loading.held.get(id(current) if is_parameter else (id(module._buffers), name))
+    if held is not None and held is unbox(new) and held is not old:
+        return  # a state dict of this model's own, whose entries PyTorch would have seen change with the parameter
     # A copy of its own: donating the model's arrays must not delete the checkpoint's.
     array = to_array(new, current.dtype)
     if array is unbox(new):
         array = copy_array(array)
-    old = unbox(current) if not is_parameter else current._value
     array = beside(array, old)
     if is_parameter:
         current.value = array

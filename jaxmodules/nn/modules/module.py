@@ -578,7 +578,8 @@ class Module(Stateful):
     ipu = mtia = xpu
 
     def share_memory(self) -> Self:
-        """Return this module: JAX arrays are immutable and shared as they are."""
+        """Return this module: JAX arrays are shared as they are; RuntimeError is raised if there are none yet."""
+        _convert.check_shareable(self)
         return self
 
     def _get_name(self) -> str:
