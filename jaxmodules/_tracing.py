@@ -294,7 +294,7 @@ class Cell:
     @property
     def value(self) -> Any:
         """The array; gradients flow through it."""
-        if swapped:
+        if swapped or local.frames:
             self._check_read()
             return self._value
         return self._store[self._index]

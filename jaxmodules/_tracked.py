@@ -118,7 +118,7 @@ class BufferDict(TrackedDict):
     __slots__ = ()
 
     def __getitem__(self, key: str) -> Any:
-        if not swapped:
+        if not swapped and not local.frames:
             return get_item(self, key)
         array = self._settled(key)
         if array is not None and must_not_read((id(self), key), self._born):
