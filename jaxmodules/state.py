@@ -240,7 +240,7 @@ class Slots:
 
     def read(self) -> list[Any]:
         """Return what the slots hold."""
-        if swapped:
+        if swapped or local.frames:
             self.check_reading()
         with held(self):
             return [c._store[c._index] for c in self.cells] + [get_item(d, k) for d, k in self.items]
