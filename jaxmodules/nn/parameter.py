@@ -206,7 +206,10 @@ class Parameter(Writable, Cell):
         return add_hook(getattr(self, kind), hook)
 
     def _observed_hooks(self) -> list[HookDict]:
-        """Return the hooks of both kinds, which from now on tell of changes."""
+        """Return the hooks of both kinds, which from now on tell of changes; nothing if there never were any."""
+        own = self.__dict__
+        if GRADIENT_HOOKS[0] not in own and GRADIENT_HOOKS[1] not in own:
+            return []
         kinds = [_NO_HOOKS if hooks is None else hooks for hooks in (getattr(self, name) for name in GRADIENT_HOOKS)]
         for hooks in kinds:
             hooks.observed = True

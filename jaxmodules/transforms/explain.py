@@ -23,7 +23,6 @@ from jaxmodules._keys import Same
 from jaxmodules._tracing import Cell
 from jaxmodules._tracked import Attributes, HookDict, global_hooks
 from jaxmodules.nn.modules.module import Module
-from jaxmodules.nn.parameter import Parameter
 from jaxmodules.state import HOOKS, Scan
 from jaxmodules.transforms._call import Call, Static
 
@@ -234,12 +233,6 @@ class _Survey(Scan):
 
     def _static(self, module: Any, prefix: str) -> Hashable:
         parts: Any = super()._static(module, prefix)
-        if isinstance(module, Parameter):
-            kinds = ("_backward_hooks", "_post_accumulate_grad_hooks")
-            for name, key, hooks in zip(kinds, parts, module._observed_hooks(), strict=True):
-                if key:
-                    self.facts["hook", f"{self.box_names.get(id(module), prefix)}.{name}"] = key, _hook_names(hooks)
-            return parts
         _, not_persistent, hooks = parts
         if not_persistent:
             self.facts["attribute", f"{prefix}_non_persistent_buffers_set"] = (frozenset, not_persistent)
