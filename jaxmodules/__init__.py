@@ -9,6 +9,8 @@ from jaxmodules._autocast import autocast as autocast
 from jaxmodules._autocast import get_autocast_dtype as get_autocast_dtype
 from jaxmodules._autocast import is_autocast_enabled as is_autocast_enabled
 from jaxmodules._device import device as device
+from jaxmodules._tracing import LeakError as LeakError
+from jaxmodules._tracing import UnboundStateError as UnboundStateError
 from jaxmodules.checkpoint import load as load
 from jaxmodules.checkpoint import save as save
 from jaxmodules.random import Generator as Generator

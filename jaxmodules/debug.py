@@ -62,7 +62,7 @@ class FiniteCheck:
                 gradient = _ParameterGradient(self, f"gradient of the parameter '{name}' of {where}")
                 self._handles.append(parameter.register_hook(gradient))
 
-    def _look(self, subjects: _Named, context: _Named = []) -> None:  # noqa: B006 - never written
+    def _look(self, subjects: _Named, context: Sequence[tuple[str, Any]] = ()) -> None:
         """Raise, or in a program take note, if an array among ``subjects`` is not finite."""
         subjects, context = _inexact(subjects), _inexact(context)
         if not subjects:
@@ -147,7 +147,7 @@ def _arrays(name: str, tree: Any) -> _Named:
     return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves if isinstance(leaf, jax.Array)]
 
 
-def _inexact(named: _Named) -> _Named:
+def _inexact(named: Sequence[tuple[str, Any]]) -> _Named:
     return [(name, array) for name, array in named if jnp.issubdtype(array.dtype, jnp.inexact)]
 
 
