@@ -3,7 +3,7 @@
 import linecache
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -127,6 +127,15 @@ def ring(*args: Any) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let SIGINT raise KeyboardInterrupt, which the workers of a parallel run ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_keyboard_interrupt_in_a_trace() -> None:
     net, rings = Net(), [True]
     net.dropout.register_forward_pre_hook(lambda module, args: ring() if rings else None)
