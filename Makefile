@@ -13,7 +13,8 @@ test: .venv/.with-test
 
 # Small runs of what also has to hold with JAX's stricter settings.
 test-x64: .venv/.with-test
-	JAX_ENABLE_X64=1 $(BIN)/python -m pytest tests/nn/test_functional.py tests/nn/utils tests/optim tests/transforms $(ARGS)
+	JAX_ENABLE_X64=1 $(BIN)/python -m pytest tests/nn/test_functional.py tests/optim/test_against_torch.py \
+		tests/transforms/test_[ajrw]*.py $(ARGS)
 
 test-leaks: .venv/.with-test
 	JAX_CHECK_TRACER_LEAKS=1 $(BIN)/python -m pytest tests/transforms/test_leaks.py tests/transforms/test_lifetime.py $(ARGS)

@@ -284,7 +284,7 @@ def test_gradient_names_find_their_parameters_whatever_the_order() -> None:
 @pytest.mark.parametrize("wrap", [lambda f: f, jm.jit], ids=["eager", "jm.jit"])
 def test_backward_leaves_the_grad_of_what_took_no_part(wrap: Any) -> None:
     net = nn.ModuleDict({name: nn.Linear(3, 1) for name in ("used", "unused", "detached")})
-    net["unused"].bias.grad = jnp.ones(1)
+    net["unused"].bias.grad = jnp.ones(1, jnp.float32)
     step = wrap(lambda: jm.backward(lambda: total(net["used"]) + jax.lax.stop_gradient(total(net["detached"])), net))
     for _ in range(2):
         step()

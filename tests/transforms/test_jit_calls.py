@@ -167,7 +167,7 @@ def test_rebinding_between_calls_is_seen(make: Any) -> None:
 
 class Hidden:
     net = nn.Sequential(nn.BatchNorm1d(3))
-    net[0].weight.grad = jnp.ones(3)
+    net[0].weight.grad = jnp.ones(3, jnp.float32)
 
 
 UNSEEN = {
