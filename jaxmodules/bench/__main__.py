@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 try:
-    from jaxmodules.bench import models, programs, resnet, training_step
+    from jaxmodules.bench import depth, models, programs, resnet, training_step
 except ModuleNotFoundError as error:
     raise ImportError(f"the benchmark needs {error.name}: pip install 'jaxmodules[bench]'") from error
 
@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     quick = parser.parse_args(argv).quick
     models.run(rounds=2 if quick else 15, seconds=0.05 if quick else 0.5)
     resnet.run(rounds=1 if quick else 9)
+    depth.run(rounds=1 if quick else 7)
     for blocks in SIZES:
         training_step.run(blocks, rounds=2 if quick else 31, seconds=0.005 if quick else 0.05)
         programs.run(blocks, rounds=2 if quick else 7)
