@@ -177,6 +177,11 @@ def is_meta(value: Any) -> bool:
     return isinstance(value, jax.ShapeDtypeStruct)
 
 
+def lacks_data(value: Any) -> bool:
+    """Tell whether an array, or a box of one, has no data: there is nothing to write, and nothing to copy."""
+    return is_meta(value) or getattr(value, "is_meta", False)
+
+
 def shape_of(array: Any) -> jax.ShapeDtypeStruct:
     """Return what is left of an array on the meta device."""
     return jax.ShapeDtypeStruct(array.shape, array.dtype)

@@ -108,6 +108,12 @@ def _holds_tracer(value: Any, seen: set[int]) -> bool:
     return is_record(value) and _holds_tracer(contents(value), seen)
 
 
+def refill(container: Any, items: Any) -> None:
+    """Put other items in the place of those of a dict, a list, a deque or a set."""
+    container.clear()
+    (container.extend if isinstance(container, list | deque) else container.update)(items)
+
+
 def restorer(value: Any, seen: set[int] | None = None) -> Callable[[], None]:
     """Return a function that puts the content of a container or record back as it is now."""
     seen = set() if seen is None else seen
@@ -124,8 +130,7 @@ def restorer(value: Any, seen: set[int] | None = None) -> Callable[[], None]:
         return lambda: None
 
     def restore() -> None:
-        value.clear()
-        (value.extend if isinstance(value, list | deque) else value.update)(items)
+        refill(value, items)
         for function in inner:
             function()
 
@@ -303,8 +308,9 @@ def _content(cell: types.CellType) -> Any:
 
 
 @functools.cache
-def global_names(code: types.CodeType) -> tuple[str, ...]:
-    """Return the global names that a code object and the functions defined in it read."""
-    own = [str(i.argval) for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+def global_names(code: types.CodeType, *operations: str) -> tuple[str, ...]:
+    """Return the global names that a code object and the functions defined in it read, or use in these operations."""
+    wanted = operations or ("LOAD_GLOBAL", "LOAD_NAME")
+    own = [str(i.argval) for i in dis.get_instructions(code) if i.opname in wanted]
     inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return tuple(dict.fromkeys([*own, *(name for c in inner for name in global_names(c))]))
+    return tuple(dict.fromkeys([*own, *(name for c in inner for name in global_names(c, *operations))]))

@@ -5,7 +5,6 @@ of no use afterwards; so each place that the hook shows (closure, globals, defau
 ``partial``, and the containers and plain objects inside) is compared before and after its call.
 """
 
-import dis
 import functools
 import types
 from collections import deque
@@ -16,7 +15,17 @@ import jax
 import numpy as np
 
 from jaxmodules._handles import was_registered_here
-from jaxmodules._keys import ATOMS, FOREIGN, Stateful, contents, global_names, holds_tracer, home, is_record
+from jaxmodules._keys import (
+    ATOMS,
+    FOREIGN,
+    Stateful,
+    contents,
+    global_names,
+    holds_tracer,
+    home,
+    is_record,
+    refill,
+)
 from jaxmodules._tracing import Cell, LeakError, Tracer, is_tracing, local
 from jaxmodules._tracked import HookDict, TrackedDict
 from jaxmodules.random import Generator
@@ -112,12 +121,7 @@ class Holdings:
 
     def _container(self, value: Any, read: Callable[[], Items]) -> Items:
         snapshot: Any = dict(value) if isinstance(value, dict) else list(value)
-
-        def restore() -> None:
-            value.clear()
-            (value.extend if isinstance(value, list | deque) else value.update)(snapshot)
-
-        items = self._add(read, restore)
+        items = self._add(read, lambda: refill(value, snapshot))
         return items if len(items) <= _WIDEST else []
 
     def _class(self, value: Any, dot: str) -> Items:
@@ -149,7 +153,7 @@ class Holdings:
         if home(function) in FOREIGN:
             return
         scope = function.__globals__
-        for name in _stored_names(function.__code__):
+        for name in global_names(function.__code__, "STORE_GLOBAL"):
             self._add(*_global(scope, name))
         yield from [(name, scope[name]) for name in global_names(function.__code__) if name in scope]
 
@@ -207,14 +211,6 @@ def _global(scope: dict[str, Any], name: str) -> tuple[Callable[[], Items], Call
             scope[name] = before
 
     return lambda: [(name, scope[name])] if name in scope else [], restore
-
-
-@functools.cache
-def _stored_names(code: types.CodeType) -> tuple[str, ...]:
-    """Return the global names that a code object and the functions defined in it assign."""
-    own = [str(i.argval) for i in dis.get_instructions(code) if i.opname == "STORE_GLOBAL"]
-    inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return tuple(dict.fromkeys([*own, *(name for c in inner for name in _stored_names(c))]))
 
 
 def call_hook(kind: str, number: int, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -4,7 +4,7 @@ import functools
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from jaxmodules._tracing import (
     Cell,
@@ -33,7 +33,28 @@ MISSING = object()
 ATOMS = frozenset({int, str, bool, bytes, type(None), type(...), type(NotImplemented)})
 
 
-class TrackedDict(dict[str, Any]):
+class ItemwiseDict(dict[str, Any]):
+    """A dict that changes through ``__setitem__`` alone, whichever method sets its items."""
+
+    __slots__ = ()
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Set every item of a mapping or iterable of pairs."""
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """Return the value of ``key``, setting it first where it is missing."""
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def __ior__(self, other: Any) -> Self:
+        self.update(other)
+        return self
+
+
+class TrackedDict(ItemwiseDict):
     """A dict whose structural changes move the epoch once a structure has been read from it."""
 
     __slots__ = ("__weakref__", "_born", "observed")
@@ -50,21 +71,6 @@ class TrackedDict(dict[str, Any]):
         if self.observed and self._is_change(key, value):
             epoch.count += 1
         set_item(self, key, value)
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """Set every item of a mapping or iterable of pairs."""
-        for key, value in dict(*args, **kwargs).items():
-            self[key] = value
-
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        """Return the value of ``key``, setting it first where it is missing."""
-        if key not in self:
-            self[key] = default
-        return self[key]
-
-    def __ior__(self, other: Any) -> "TrackedDict":
-        self.update(other)
-        return self
 
     def __reduce__(self) -> Any:
         return type(self)._of, (dict(self),)
@@ -191,7 +197,7 @@ class NameSet(set[str]):
         return NameSet, (list(self),)
 
 
-class Attributes(dict[str, Any]):
+class Attributes(ItemwiseDict):
     """The ``__dict__`` of an object: what is written into it directly is seen like an attribute that is set.
 
     Attribute access, and ``object.__setattr__``, go past the methods of a ``__dict__``, and cost what they always do.
@@ -245,21 +251,6 @@ class Attributes(dict[str, Any]):
         """Remove every attribute."""
         epoch.count += 1
         super().clear()
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """Set every item of a mapping or iterable of pairs."""
-        for name, value in dict(*args, **kwargs).items():
-            self[name] = value
-
-    def setdefault(self, name: str, default: Any = None) -> Any:
-        """Return an attribute, setting it first where it is missing."""
-        if name not in self:
-            self[name] = default
-        return self[name]
-
-    def __ior__(self, other: Any) -> "Attributes":
-        self.update(other)
-        return self
 
 
 class BoxAttributes(Attributes):

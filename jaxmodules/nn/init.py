@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodules._device import beside, is_meta
+from jaxmodules._device import beside, lacks_data
 from jaxmodules._tracing import is_tracing
 from jaxmodules._typing import Array
 from jaxmodules.random import Generator, current_generator, normal_values, resolve, to_jax
@@ -47,11 +47,6 @@ def _write(tensor: Any, values: np.ndarray | Array) -> Any:
     return beside(to_jax(values, tensor.dtype), tensor)
 
 
-def _is_meta(tensor: Any) -> bool:
-    """Tell whether ``tensor`` has no data to write: there is nothing to do, and nothing is drawn."""
-    return is_meta(tensor) or getattr(tensor, "is_meta", False)
-
-
 def _spec(tensor: Any) -> tuple[tuple[int, ...], np.dtype]:
     """Return the shape and the dtype of ``tensor``."""
     if not isinstance(tensor, np.ndarray | jax.Array | jax.ShapeDtypeStruct) and not hasattr(tensor, "copy_"):
@@ -68,14 +63,14 @@ def _real_spec(tensor: Any) -> tuple[tuple[int, ...], np.dtype]:
 
 def _fill_uniform(tensor: _T, low: float, high: float, generator: Generator | None) -> _T:
     shape, dtype = _spec(tensor)
-    if _is_meta(tensor):
+    if lacks_data(tensor):
         return tensor
     return _write(tensor, uniform_values(shape, low, high, dtype=dtype, generator=generator))
 
 
 def _fill_normal(tensor: _T, mean: float, std: float, generator: Generator | None) -> _T:
     shape, dtype = _spec(tensor)
-    if _is_meta(tensor):
+    if lacks_data(tensor):
         return tensor
     return _write(tensor, normal_values(shape, mean, std, dtype=dtype, generator=generator))
 
@@ -198,7 +193,7 @@ def trunc_normal_(
             "The distribution of values may be incorrect.",
             stacklevel=2,
         )
-    if _is_meta(tensor):
+    if lacks_data(tensor):
         return tensor
     if is_tracing():
         key = resolve(generator).sample_key()
@@ -249,7 +244,7 @@ def constant_(tensor: _T, val: float) -> _T:
         [0.5, 0.5]
     """
     shape, dtype = _spec(tensor)
-    if _is_meta(tensor):
+    if lacks_data(tensor):
         return tensor
     return _write(tensor, (jnp if is_tracing() else np).full(shape, val, dtype))
 
@@ -277,7 +272,7 @@ def eye_(tensor: _T) -> _T:
     shape, dtype = _spec(tensor)
     if len(shape) != 2:
         raise ValueError(f"Only tensors with 2 dimensions are supported, got shape {shape}")
-    if _is_meta(tensor):
+    if lacks_data(tensor):
         return tensor
     return _write(tensor, np.eye(*shape, dtype=dtype))
 
@@ -301,7 +296,7 @@ def dirac_(tensor: _T, groups: int = 1) -> _T:
         raise ValueError(f"Only tensors with 3, 4, or 5 dimensions are supported, got shape {shape}")
     if shape[0] % groups != 0:
         raise ValueError(f"dim 0 must be divisible by groups, got shape {shape} and {groups} groups")
-    if _is_meta(tensor):
+    if lacks_data(tensor):
         return tensor
     values = np.zeros(shape, dtype)
     share = shape[0] // groups
@@ -415,7 +410,7 @@ def orthogonal_(tensor: _T, gain: float = 1, generator: Generator | None = None)
     shape, dtype = _real_spec(tensor)
     if len(shape) < 2:
         raise ValueError(f"Only tensors with 2 or more dimensions are supported, got shape {shape}")
-    if 0 in shape or _is_meta(tensor):
+    if 0 in shape or lacks_data(tensor):
         return tensor
     rows, columns = shape[0], math.prod(shape[1:])
     values = normal_values((rows, columns), dtype=dtype, generator=generator)
@@ -445,7 +440,7 @@ def sparse_(tensor: _T, sparsity: float, std: float = 0.01, generator: Generator
     shape, dtype = _spec(tensor)
     if len(shape) != 2:
         raise ValueError(f"Only tensors with 2 dimensions are supported, got shape {shape}")
-    if _is_meta(tensor):
+    if lacks_data(tensor):
         return tensor
     rows, columns = shape
     zeros = math.ceil(sparsity * rows)

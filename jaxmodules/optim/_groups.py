@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxmodules._keys import Freezer
 from jaxmodules._tracing import Cell, StructureMoves, Tracer, epoch
+from jaxmodules._tracked import ItemwiseDict
 
 _NOT_SETTINGS = ("params", "param_names")
 
@@ -67,7 +68,7 @@ class Number(Cell):
         return Number, (self.get(), self.complement, self.dynamic)
 
 
-class ParamGroup(dict[str, Any]):
+class ParamGroup(ItemwiseDict):
     """Some parameters and their settings.
 
     Numbers, also those in tuples, live in cells: setting one changes no structure.
@@ -140,17 +141,6 @@ class ParamGroup(dict[str, Any]):
     def copy(self) -> dict[str, Any]:
         """Return the settings as a plain dict."""
         return dict(self.items())
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """Set several settings."""
-        for key, value in dict(*args, **kwargs).items():
-            self[key] = value
-
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        """Return a setting, setting it first where it is missing."""
-        if key not in self:
-            self[key] = default
-        return self[key]
 
     def __reduce__(self) -> Any:
         # the cells themselves: a copy keeps which switches are dynamic

@@ -177,7 +177,7 @@ class Call:
         arrays = iter(leaves)
         filled = [next(arrays) if hole is None else hole() for hole in self.holes]
         args, kwargs = jax.tree_util.tree_unflatten(self.treedef, filled)
-        return tuple(map(_unwrapped, args)), {name: _unwrapped(value) for name, value in kwargs.items()}
+        return tuple(map(unwrapped, args)), {name: unwrapped(value) for name, value in kwargs.items()}
 
     def run(
         self,
@@ -215,7 +215,7 @@ class Call:
                 now = structure.read()
                 grads = [(i, b._grad) for i, b in enumerate(boxes) if b._grad is not (gradients or ())[i]]
                 new_key = key if own or key is None else generator._key._value
-            slots = tuple(i for i, (new, old) in enumerate(zip(now, values, strict=True)) if new is not old)
+            slots = rewritten(now, values)
             drew = new_key is not key
             static = (slots, tuple((i, g is not None) for i, g in grads), drew, has_refs)
             arrays = [now[i] for i in slots] + [g for _, g in grads if g is not None] + [new_key] * drew
@@ -256,7 +256,13 @@ class Call:
         return jax.tree_util.tree_unflatten(treedef, [resolve(leaf) for leaf in leaves])
 
 
-def _unwrapped(value: Any) -> Any:
+def rewritten(now: Sequence[Any], before: Sequence[Any]) -> tuple[int, ...]:
+    """Return the indices of the slots that hold another array than before."""
+    return tuple(i for i, (new, old) in enumerate(zip(now, before, strict=True)) if new is not old)
+
+
+def unwrapped(value: Any) -> Any:
+    """Return what a static value stands for, and anything else as it is."""
     return value.value if isinstance(value, Static) else value
 
 

@@ -22,7 +22,7 @@ from jaxmodules.nn.modules import _hooks
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.random import Generator, bind_generator, current_generator
 from jaxmodules.state import Structure, run_bound, structure_of
-from jaxmodules.transforms._call import Changes, Static, commit, is_stateful
+from jaxmodules.transforms._call import Changes, Static, commit, is_stateful, rewritten, unwrapped
 
 
 class _NotShareable(Exception):
@@ -111,7 +111,7 @@ def _shared(
         return _hooks.run(module, *given)
     out, changes = program(*flat)
     commit(structure, changes)
-    return jax.tree.map(lambda leaf: leaf.value if isinstance(leaf, Static) else leaf, out, is_leaf=_is_static)
+    return jax.tree.map(unwrapped, out, is_leaf=lambda leaf: isinstance(leaf, Static))
 
 
 def _trace(
@@ -156,7 +156,7 @@ def _pure(
                 args, kwargs = arguments.rebuild(traced)
                 leaves, treedef = tree_flatten(_hooks.run(module, args, kwargs), is_leaf=is_stateful)
                 now = structure.read()
-            slots = tuple(i for i, (new, old) in enumerate(zip(now, values, strict=True)) if new is not old)
+            slots = rewritten(now, values)
             drew = key is not None and generator._key._value is not key
             written = [now[i] for i in slots] + [generator._key._value] * drew
             out = tree_unflatten(treedef, [_output(leaf) for leaf in leaves])
@@ -174,10 +174,6 @@ def _output(leaf: Any) -> Any:
     if type(leaf) in ATOMS or type(leaf) is float:
         return Static(leaf)
     raise _NotShareable
-
-
-def _is_static(value: Any) -> bool:
-    return isinstance(value, Static)
 
 
 Module._jm_call_block = staticmethod(call)

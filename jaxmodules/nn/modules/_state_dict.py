@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxmodules._device import NO_DATA, beside, is_meta
+from jaxmodules._device import NO_DATA, beside, lacks_data
 from jaxmodules._keys import ATOMS, restorer
 from jaxmodules._tracing import epoch
 from jaxmodules.nn._writable import copy_array, to_array, unbox
@@ -273,7 +273,7 @@ def load_own(
                 f" the shape in current model is {_size(current.shape)}."
             )
             continue
-        if not assign and _is_meta(current) and not _is_meta(new):
+        if not assign and lacks_data(current) and not lacks_data(new):
             warnings.warn(_NOT_COPIED.format(key), stacklevel=2)
             continue
         try:
@@ -302,10 +302,6 @@ _NOT_COPIED = (
 )
 
 
-def _is_meta(value: Any) -> bool:
-    return is_meta(value) or getattr(value, "is_meta", False)
-
-
 def _size(shape: Any) -> str:
     return f"torch.Size({list(shape)})"
 
@@ -321,8 +317,8 @@ def _put(module: Any, name: str, current: Any, new: Any, assign: bool) -> None:
             new = to_array(new)
         setattr(module, name, new)
         return
-    if _is_meta(new):
-        if not _is_meta(current):
+    if lacks_data(new):
+        if not lacks_data(current):
             raise NotImplementedError(NO_DATA)
         return
     old = unbox(current) if not is_parameter else current._value
