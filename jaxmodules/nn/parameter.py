@@ -60,7 +60,7 @@ class Parameter(Writable, Cell):
         [44.0, 3.0]
     """
 
-    _labels: dict[str, int]  # the names that gradients came under, newest last
+    _labels: dict[str, Any]  # the names that gradients came under, newest last
     _backward_hooks: HookDict | None = None
     _post_accumulate_grad_hooks: HookDict | None = None
 

@@ -1,77 +1,23 @@
 """Parameter groups: PyTorch's dicts, whose numbers are arguments of compiled functions."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxmodules._keys import Freezer
-from jaxmodules._tracing import Cell, StructureMoves, Tracer, epoch
+from jaxmodules._tracing import StructureMoves, Tracer, epoch
 from jaxmodules._tracked import ItemwiseDict
+from jaxmodules.optim._number import Number, Schedule
 
 _NOT_SETTINGS = ("params", "param_names")
-
-
-class Number(Cell):
-    """A hyperparameter: a Python number outside compiled functions, an argument inside them.
-
-    Args:
-        value: a Python number, or an array of one element.
-        complement: keep ``1 - value``, which float32 holds precisely where the value is close to 1.
-        dynamic: whether a compiled function sets the number, so that what is compiled can't depend on it.
-    """
-
-    __slots__ = ("_mirror", "_python", "complement", "dynamic")
-
-    def __init__(self, value: Any, complement: bool = False, dynamic: bool = False) -> None:
-        super().__init__(None)
-        self.complement = complement
-        self.dynamic = dynamic
-        self._python: Any = None
-        self._mirror: Any = None
-        self.set(value)
-
-    def set(self, value: Any) -> None:
-        """Take a number."""
-        if isinstance(value, Tracer):
-            value = jnp.reshape(value, ()) * 1.0
-            self.value = 1 - value if self.complement else value
-            return
-        python = value.item() if hasattr(value, "item") else value
-        with jax.ensure_compile_time_eval():
-            self.value = jnp.asarray(1.0 - python if self.complement else float(python))
-        self._python, self._mirror = python, self._value
-
-    def get(self) -> Any:
-        """Return the number, or under a trace the traced scalar."""
-        if isinstance(self._value, Tracer):
-            return 1 - self._value if self.complement else self._value
-        if self._value is not self._mirror:
-            shortest = float(str(np.asarray(self._value)[()]))  # 0.05, where .item() gives 0.05000000074505806
-            self._python = 1 - shortest if self.complement else shortest
-            self._mirror = self._value
-        return self._python
-
-    @property
-    def is_off(self) -> bool:
-        """Whether the number is zero for as long as Python does not set it."""
-        return not self.dynamic and self._python == 0
-
-    def set_dynamic(self) -> None:
-        """Take note that a compiled function sets the number."""
-        self.dynamic = True
-        epoch.count += 1
-
-    def __reduce__(self) -> Any:
-        return Number, (self.get(), self.complement, self.dynamic)
 
 
 class ParamGroup(ItemwiseDict):
     """Some parameters and their settings.
 
-    Numbers, also those in tuples, live in cells: setting one changes no structure.
+    Numbers, also those in tuples, live in cells: setting one changes no structure. A learning rate, or what was a
+    number, may also be a function of the number of steps taken, such as an optax schedule.
 
     Args:
         settings: the parameters as ``params``, and their settings.
@@ -93,19 +39,24 @@ class ParamGroup(ItemwiseDict):
 
     def __setitem__(self, key: str, value: Any) -> None:
         old: Any = super().get(key)
-        new: Any = value
-        if key not in _NOT_SETTINGS:
-            if _is_number(value):
-                new = self._number(old, value, key)
-            elif _is_numbers(value):
-                olds = old if _has_cells(old) and len(old) == len(value) else [None] * len(value)
-                new = tuple(self._number(o, v, key) for o, v in zip(olds, value, strict=True))
+        new = value if key in _NOT_SETTINGS else self._stored(old, value, key)
         if not (new is old or (_has_cells(new) and _has_cells(old) and set(new) == set(old))):
             epoch.count += 1
         super().__setitem__(key, new)
 
+    def _stored(self, old: Any, value: Any, key: str) -> Any:
+        """Return what stands for a setting: cells for numbers, those there are already if possible."""
+        if _is_number(value):
+            return self._number(old, value, key)
+        if _is_numbers(value):
+            olds = old if _has_cells(old) and len(old) == len(value) else [None] * len(value)
+            return tuple(self._number(o, v, key) for o, v in zip(olds, value, strict=True))
+        if callable(value) and not isinstance(value, Number) and (key == "lr" or isinstance(old, Number)):
+            return Schedule(value, complement=key in self.complements)
+        return value
+
     def _number(self, old: Any, value: Any, key: str) -> Number:
-        if not isinstance(old, Number):
+        if not isinstance(old, Number) or isinstance(old, Schedule):
             return Number(value, key in self.complements)
         if key in self.switches and not old.dynamic:
             if isinstance(value, Tracer) or isinstance(old.get(), Tracer):
@@ -142,6 +93,23 @@ class ParamGroup(ItemwiseDict):
         """Return the settings as a plain dict."""
         return dict(self.items())
 
+    def saved(self) -> dict[str, Any]:
+        """Return the settings for a state dict: of a schedule the present value and the number of steps."""
+        steps = {f"{key}_steps": schedule.steps for key, schedule in self.schedules().items()}
+        return {**{key: value for key, value in self.items() if key != "params"}, **steps}
+
+    def loaded(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings to take from a state dict: this group's schedules stay, at the saved number of steps."""
+        own = self.schedules()
+        kept = {key: Schedule(s.function, saved.get(f"{key}_steps", s.steps), s.complement) for key, s in own.items()}
+        names = {"params", *(f"{key}_steps" for key in own)}
+        return {**{key: value for key, value in saved.items() if key not in names}, **kept}
+
+    def schedules(self) -> dict[str, Schedule]:
+        """Return the settings that are functions of the number of steps."""
+        cells = {key: super(ParamGroup, self).__getitem__(key) for key in self}
+        return {key: cell for key, cell in cells.items() if isinstance(cell, Schedule)}
+
     def __reduce__(self) -> Any:
         # the cells themselves: a copy keeps which switches are dynamic
         cells = {key: super(ParamGroup, self).__getitem__(key) for key in self}
@@ -173,7 +141,8 @@ class ParamGroup(ItemwiseDict):
 
     def static_key(self) -> Hashable:
         """Return the static settings as a key."""
-        return Freezer().freeze(self.static(), "")
+        schedules = {key: schedule.function for key, schedule in self.schedules().items()}
+        return Freezer().freeze((self.static(), schedules), "")
 
     def arrays(self) -> dict[str, Any]:
         """Return the numbers as arrays, under the names that an update rule gets them by."""
@@ -183,32 +152,13 @@ class ParamGroup(ItemwiseDict):
             name = f"one_minus_{key}" if key in self.complements else key
             if isinstance(value, Number):
                 if not self._is_off(key, value):
-                    arrays[name] = value.value
+                    arrays[name] = value.argument()
             elif _has_cells(value):
-                arrays[name] = tuple(number.value for number in value)
+                arrays[name] = tuple(number.argument() for number in value)
         return arrays
 
     def _is_off(self, key: str, number: Number) -> bool:
         return key in self.switches and number.is_off
-
-
-def check_number(value: Any, name: str) -> None:
-    """Raise ValueError if a hyperparameter is an array of more than one element."""
-    if int(np.prod(np.shape(value))) != 1:
-        raise ValueError(f"Tensor {name} must be 1-element, got shape {tuple(np.shape(value))}")
-
-
-def check_flags(*, fused: Any, foreach: Any, differentiable: Any) -> None:
-    """Raise RuntimeError if flags exclude each other, as PyTorch does."""
-    if fused and differentiable:
-        raise RuntimeError("`fused` does not support `differentiable`")
-    if fused and foreach:
-        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
-
-
-def is_off(setting: Any) -> bool:
-    """Tell, in an update rule, whether a switch is off."""
-    return isinstance(setting, int | float) and setting == 0
 
 
 def _rebuild(cells: dict[str, Any], switches: frozenset[str], complements: frozenset[str]) -> ParamGroup:

@@ -12,7 +12,7 @@ from jaxmodules.nn.parameter import Parameter
 
 
 def match(grads: Any, boxes: Sequence[Parameter], names: Mapping[str, Parameter]) -> dict[int, Any]:
-    """Return the gradient of each parameter by the parameter's ``id``.
+    """Return the gradient of each parameter by the parameter's ``id``; those of parameters of others are left out.
 
     Args:
         grads: what ``jm.value_and_grad`` returned: a dict by name, a tuple of them for several modules, an array for
@@ -71,7 +71,7 @@ def _by_name(
         found = _resolve(grads, boxes, names, taken, alike[frozenset(grads)])
         alike[frozenset(grads)] -= 1
         taken.update(id(box) for box in found.values())
-        pairs += [(found[name], grad, repr(name)) for name, grad in grads.items()]
+        pairs += [(found[name], grad, repr(name)) for name, grad in grads.items() if name in found]
     return pairs
 
 
@@ -80,17 +80,19 @@ def _resolve(
 ) -> dict[str, Parameter]:
     """Return the parameter that each name means: by the optimizer's names, else by the newest labelling that fits.
 
-    There may be as many labellings that fit as there are dicts with these names, ``alike``: they came in this order.
+    Names that the labelling gave to parameters the optimizer does not hold are left out. There may be as many
+    labellings that fit as there are dicts with these names, ``alike``: they came in this order.
     """
     if grads.keys() <= names.keys():
         return {name: names[name] for name in grads}
-    labelled: dict[int, dict[str, Parameter]] = {}
+    labelled: dict[Any, dict[str, Parameter]] = {}
     for box in boxes:
-        for name, number in box.__dict__.get("_labels", {}).items():
+        for name, labelling in box.__dict__.get("_labels", {}).items():
             if id(box) not in taken:
-                labelled.setdefault(number, {})[name] = box
-    complete = [labelled[n] for n in sorted(labelled, reverse=True) if grads.keys() <= labelled[n].keys()]
-    found = {tuple(id(group[name]) for name in grads): {name: group[name] for name in grads} for group in complete}
+                labelled.setdefault(labelling, {})[name] = box
+    newest = sorted(labelled, key=lambda labelling: labelling.number, reverse=True)
+    held = [{n: b for n, b in labelled[x].items() if n in grads} for x in newest if grads.keys() <= x.names]
+    found = {tuple((name, id(box)) for name, box in sorted(group.items())): group for group in held if group}
     candidates = list(found.values())
     fitting = [group for group in candidates if all(_fits(grads[name], box) for name, box in group.items())]
     if len(fitting) > alike:

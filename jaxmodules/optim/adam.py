@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmodules.optim._groups import check_flags, check_number, is_off
+from jaxmodules.optim._checks import check_betas, check_flags, check_lr, check_not_negative, is_off
 from jaxmodules.optim.optimizer import Optimizer
 
 
@@ -127,19 +127,10 @@ class Adam(Optimizer):
         decoupled_weight_decay: bool = False,
     ) -> None:
         check_flags(fused=fused, foreach=foreach, differentiable=differentiable)
-        check_number(lr, "lr")
-        if not 0.0 <= lr:
-            raise ValueError(f"Invalid learning rate: {lr}")
-        if not 0.0 <= eps:
-            raise ValueError(f"Invalid epsilon value: {eps}")
-        if len({hasattr(beta, "shape") for beta in betas}) != 1:
-            raise ValueError("betas must be either both floats or both Tensors")
-        for i, beta in enumerate(betas):
-            check_number(beta, f"betas[{i}]")
-            if not 0.0 <= beta < 1.0:
-                raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
-        if not 0.0 <= weight_decay:
-            raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+        check_lr(lr)
+        check_not_negative(eps, "epsilon value")
+        check_betas(betas)
+        check_not_negative(weight_decay, "weight_decay value")
         settings = {
             "lr": lr,
             "betas": betas,

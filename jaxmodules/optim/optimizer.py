@@ -8,6 +8,7 @@ parameter's history is PyTorch's although the count is kept once.
 
 import functools
 import types
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -148,6 +149,9 @@ class Optimizer(Stateful):
             for cohort in cohorts
             if not found.keys().isdisjoint(cohort.ids)
         ]
+        for group in self.param_groups:
+            for schedule in group.schedules().values():
+                schedule.advance()
         for cohort, values, leaves in updates:
             active = {name for box, name in zip(cohort.boxes, cohort.names, strict=True) if id(box) in found}
             for box, name in zip(cohort.boxes, cohort.names, strict=True):
@@ -323,10 +327,7 @@ class Optimizer(Stateful):
         """Return ``{"state": ..., "param_groups": ...}`` in PyTorch's shape: parameters by number, arrays by name."""
         number = {id(box): i for i, box in enumerate(self._boxes())}
         state = {number[id(box)]: own for box, own in self.state.items()}
-        groups = [
-            {**{k: v for k, v in group.items() if k != "params"}, "params": [number[id(p)] for p in group["params"]]}
-            for group in self.param_groups
-        ]
+        groups = [{**group.saved(), "params": [number[id(p)] for p in group["params"]]} for group in self.param_groups]
         return {"state": dict(sorted(state.items())), "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -345,10 +346,10 @@ class Optimizer(Stateful):
             )
         cohorts = []
         for i, (new, own) in enumerate(zip(groups, self.param_groups, strict=True)):
-            group = self._group({**own.copy(), **new, "params": own["params"]})
+            group = self._group({**own.copy(), **own.loaded(new), "params": own["params"]})
             cohorts.append(self._loaded(group, self._keys(i), [state.get(n) for n in new["params"]]))
         for new, own in zip(groups, self.param_groups, strict=True):
-            own.update({k: v for k, v in new.items() if k != "params"})
+            own.update(own.loaded(new))
         self._cohorts = cohorts
         epoch.count += 1
 
@@ -420,7 +421,13 @@ def _listed(params: Any) -> tuple[list[Parameter], list[str] | None]:
                 " (expected nn.Parameter, which keeps its array in a box)"
             )
     if len({id(box) for box in boxes}) < len(boxes):
-        raise ValueError("optimizer contains a parameter group with duplicate parameters")
+        warnings.warn(
+            "optimizer contains a parameter group with duplicate parameters (each takes one step; PyTorch takes one for"
+            " every mention); in future, this will cause an error",
+            stacklevel=4,
+        )
+        items = list({id(box): item for box, item in zip(boxes, items, strict=True)}.values())
+        boxes = list({id(box): box for box in boxes}.values())
     return boxes, [item[0] for item in items] if all(named) and items else None
 
 

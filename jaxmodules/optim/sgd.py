@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmodules.optim._groups import check_flags, check_number, is_off
+from jaxmodules.optim._checks import check_flags, check_lr, check_not_negative, is_off
 from jaxmodules.optim.optimizer import Optimizer
 
 
@@ -77,13 +77,9 @@ class SGD(Optimizer):
         fused: bool | None = None,
     ) -> None:
         check_flags(fused=fused, foreach=foreach, differentiable=differentiable)
-        check_number(lr, "lr")
-        if lr < 0.0:
-            raise ValueError(f"Invalid learning rate: {lr}")
-        if momentum < 0.0:
-            raise ValueError(f"Invalid momentum value: {momentum}")
-        if weight_decay < 0.0:
-            raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+        check_lr(lr)
+        check_not_negative(momentum, "momentum value")
+        check_not_negative(weight_decay, "weight_decay value")
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
         settings = {

@@ -54,6 +54,14 @@ def test_one_of_two_alike_modules_is_ambiguous() -> None:
     assert not moved(before[1], other)
 
 
+@pytest.mark.parametrize("given", ["parameters", "named_parameters"])
+def test_gradients_of_parameters_of_others_are_left_out(given: str) -> None:
+    net = mlp()
+    before = values(net)
+    train_step(net, jm.optim.SGD(getattr(net[2], given)(), lr=0.1))
+    assert [bool((a != b).any()) for a, b in zip(before, values(net), strict=True)] == [False, False, True, True]
+
+
 def test_shapes_tell_modules_of_equal_names_apart() -> None:
     one, other = nn.Linear(3, 2), nn.Linear(3, 4)
     optimizer = jm.optim.SGD([*one.parameters(), *other.parameters()], lr=0.1)

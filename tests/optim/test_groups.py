@@ -136,10 +136,12 @@ def test_bad_arguments_raise_what_torch_raises(
         script(library, parameter(library))
 
 
-def test_a_parameter_twice_in_a_group_is_refused() -> None:
-    box = nn.Parameter(jnp.ones(1))  # torch warns that it will
-    with pytest.raises(ValueError, match="optimizer contains a parameter group with duplicate parameters"):
-        jm.optim.SGD([box, box])
+def test_a_parameter_twice_in_a_group_is_warned_of_and_steps_once() -> None:
+    box = nn.Parameter(jnp.ones(1))
+    with pytest.warns(UserWarning, match="optimizer contains a parameter group with duplicate parameters"):
+        optimizer = jm.optim.SGD([("a", box), ("b", box)], lr=0.5)
+    optimizer.step([jnp.ones(1)])
+    assert box.value.tolist() == [0.5]
 
 
 def test_a_refused_group_changes_nothing() -> None:
