@@ -26,7 +26,14 @@ class Block(nn.Module):
         return x
 
 
-def make_function(blocks: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+MakeOptimizer = Callable[[nn.Module], jm.optim.Optimizer]
+
+
+def _adam(net: nn.Module) -> jm.optim.Optimizer:
+    return jm.optim.Adam(net.parameters(), lr=LEARNING_RATE)
+
+
+def make_function(blocks: int, make_optimizer: MakeOptimizer = _adam) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """Return the step, not yet compiled, and its arguments."""
 
     def train_step(net: nn.Module, optimizer: jm.optim.Optimizer, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -35,12 +42,11 @@ def make_function(blocks: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return loss
 
     net = nn.Sequential(*(Block() for _ in range(blocks)))
-    optimizer = jm.optim.Adam(net.parameters(), lr=LEARNING_RATE)
-    return train_step, (net, optimizer, *map(jnp.asarray, make_batch()))
+    return train_step, (net, make_optimizer(net), *map(jnp.asarray, make_batch()))
 
 
-def make_step(blocks: int, donate: bool = False) -> Side:
+def make_step(blocks: int, donate: bool = False, make_optimizer: MakeOptimizer = _adam) -> Side:
     """Return a training step that keeps its state between calls."""
-    function, arguments = make_function(blocks)
+    function, arguments = make_function(blocks, make_optimizer)
     train_step = jm.jit(function, donate=donate)
     return lambda: train_step(*arguments)

@@ -34,9 +34,11 @@ def make_arrays(blocks: int) -> tuple[Arrays, Arrays]:
     return params, {f"{i}.mean": jnp.zeros(WIDTH) for i in range(blocks)}
 
 
-def make_function(blocks: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Return the step, not yet compiled, and its arguments."""
-    optimizer = optax.adam(LEARNING_RATE)
+def make_function(
+    blocks: int, optimizer: optax.GradientTransformation | None = None
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return the step, not yet compiled, and its arguments; the optimizer is Adam where none is given."""
+    optimizer = optimizer or optax.adam(LEARNING_RATE)
 
     def train_step(params: Arrays, means: Arrays, opt_state: Any, x: jax.Array, y: jax.Array) -> Any:
         def loss_fn(params: Arrays) -> tuple[jax.Array, Arrays]:
@@ -54,9 +56,9 @@ def make_function(blocks: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     return train_step, (params, means, optimizer.init(params), *map(jnp.asarray, make_batch()))
 
 
-def make_step(blocks: int, donate: bool = False) -> Side:
+def make_step(blocks: int, donate: bool = False, optimizer: optax.GradientTransformation | None = None) -> Side:
     """Return a training step that keeps its state between calls."""
-    function, (*state, x, y) = make_function(blocks)
+    function, (*state, x, y) = make_function(blocks, optimizer)
     train_step = jax.jit(function, donate_argnums=(0, 1, 2) if donate else ())
 
     def step() -> jax.Array:

@@ -32,10 +32,10 @@ class Block(torch_nn.Module):
         return x
 
 
-def make_step(blocks: int) -> Side:
-    """Return a training step that keeps its state between calls."""
+def make_step(blocks: int, **options: bool) -> Side:
+    """Return a training step that keeps its state between calls; the options are those of the optimizer."""
     net = torch_nn.Sequential(*(Block() for _ in range(blocks)))
-    optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE, **options)
     x, y = map(torch.from_numpy, make_batch())
 
     def step() -> float:

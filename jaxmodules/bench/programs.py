@@ -29,6 +29,10 @@ def run(blocks: int, rounds: int) -> None:
     for what in ("flops", "bytes accessed"):
         our_cost, raw_cost = (cost[what] for cost in costs)
         rows.append((what, f"{our_cost:,.0f}", f"{raw_cost:,.0f}", judge(our_cost / raw_cost, COST_BAR)))
+    donated = jm.jit(ours, donate=True).lower(*our_arguments).compile()
+    raw_donated = jax.jit(raw, donate_argnums=(0, 1, 2)).lower(*raw_arguments).compile()
+    peaks = _peak(donated), _peak(raw_donated)
+    rows.append(("peak bytes, donated", *(f"{peak:,}" for peak in peaks), judge(peaks[0] / peaks[1], COST_BAR)))
     largest = max(constants(our_program.as_text()), default=0)
     verdict = "no weight" if largest < _with_raw.WIDTH else "A WEIGHT?"
     rows.append(("largest constant", f"{largest} values", "", verdict))
@@ -60,6 +64,13 @@ def constants(text: str) -> list[int]:
 
 def _costs(compiled: Any) -> dict[str, float]:
     return compiled.cost_analysis()
+
+
+def _peak(compiled: Any) -> int:
+    """Return the bytes of arguments, results and temporaries, what is reused counted once."""
+    memory = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return held - memory.alias_size_in_bytes
 
 
 def _renew(function: Any) -> Any:

@@ -7,7 +7,13 @@ from jaxmodules.bench._measure import Side, interleave, peer, ratio
 from jaxmodules.bench._table import in_units, judge, show
 
 BAR = 1.05
-PEERS = {"Equinox filter_jit": "_with_equinox", "Flax nnx.jit": "_with_nnx", "PyTorch eager": "_with_torch"}
+PEERS: list[tuple[str, str, dict[str, bool]]] = [
+    ("Equinox filter_jit", "_with_equinox", {}),
+    ("Flax nnx.jit", "_with_nnx", {}),
+    ("PyTorch eager", "_with_torch", {}),
+    ("PyTorch, foreach", "_with_torch", {"foreach": True}),
+    ("PyTorch, fused", "_with_torch", {"fused": True}),
+]
 
 
 def run(blocks: int, rounds: int, seconds: float) -> None:
@@ -19,12 +25,12 @@ def run(blocks: int, rounds: int, seconds: float) -> None:
         "jm.jit, donated": _with_jaxmodules.make_step(blocks, donate=True),
     }
     missing = []
-    for name, file in PEERS.items():
+    for name, file, options in PEERS:
         module = peer(file)
         if module is None:
             missing.append(name)
         else:
-            sides[name] = module.make_step(blocks)
+            sides[name] = module.make_step(blocks, **options)
     times = interleave(sides, rounds, seconds)
     rows = []
     for name in sides:
