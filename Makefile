@@ -11,9 +11,9 @@ run: .venv/.with-run
 test: .venv/.with-test
 	$(BIN)/python -m pytest $(ARGS)
 
-# Small runs of what also has to hold with JAX's stricter settings.
+# Small runs of what also has to hold with JAX's stricter settings, and with all of the compiler's optimizations.
 test-x64: .venv/.with-test
-	JAX_ENABLE_X64=1 $(BIN)/python -m pytest tests/nn/test_functional.py tests/optim/test_against_torch.py \
+	JAX_ENABLE_X64=1 JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest tests/nn/test_functional.py tests/optim/test_against_torch.py \
 		tests/transforms/test_[ajrw]*.py $(ARGS)
 
 test-leaks: .venv/.with-test
