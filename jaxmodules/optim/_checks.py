@@ -24,14 +24,20 @@ def check_not_negative(value: Any, what: str) -> None:
         raise ValueError(f"Invalid {what}: {value}")
 
 
+def check_fractions(betas: tuple[Any, Any]) -> None:
+    """Raise ValueError if the decay rates of two moments are not from zero up and below one."""
+    for i, beta in enumerate(betas):
+        if not 0.0 <= beta < 1.0:
+            raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
+
+
 def check_betas(betas: tuple[Any, Any]) -> None:
     """Raise ValueError if the decay rates of two moments are not two fractions of one kind."""
     if len({hasattr(beta, "shape") for beta in betas}) != 1:
         raise ValueError("betas must be either both floats or both Tensors")
     for i, beta in enumerate(betas):
         check_number(beta, f"betas[{i}]")
-        if not 0.0 <= beta < 1.0:
-            raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
+    check_fractions(betas)
 
 
 def check_flags(*, fused: Any = None, foreach: Any, differentiable: Any) -> None:

@@ -1,13 +1,12 @@
 """Adam."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmodules.optim._checks import check_betas, check_flags, check_lr, check_not_negative, is_off
+from jaxmodules.optim._checks import check_betas, check_flags, check_lr, check_not_negative
+from jaxmodules.optim._elementwise import average, average_square, bias_correction, descent, elementwise
 from jaxmodules.optim.optimizer import Optimizer
 
 
@@ -16,17 +15,6 @@ class _AdamState(NamedTuple):
     exp_avg: Any
     exp_avg_sq: Any
     max_exp_avg_sq: Any
-
-
-def _each_part(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Apply a function to the real and the imaginary parts of complex arrays, which are numbers of their own."""
-
-    def apply(*arrays: jax.Array) -> jax.Array:
-        if not jnp.iscomplexobj(arrays[0]):
-            return function(*arrays)
-        return jax.lax.complex(function(*map(jnp.real, arrays)), function(*map(jnp.imag, arrays)))
-
-    return apply
 
 
 def _scale_by_adam(rates: tuple[Any, Any], eps: Any, amsgrad: bool) -> optax.GradientTransformation:
@@ -43,35 +31,14 @@ def _scale_by_adam(rates: tuple[Any, Any], eps: Any, amsgrad: bool) -> optax.Gra
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         first, second = rates
         step = optax.safe_increment(state.step)
-        mu = jax.tree.map(lambda g, m: ((1 - first) * m + first * g).astype(m.dtype), updates, state.exp_avg)
-        bias, bias_sq = (-jnp.expm1(step * jnp.log1p(-rate)) for rate in rates)  # 1 - beta ** step
-
-        @_each_part
-        def squared(g: jax.Array, v: jax.Array) -> jax.Array:
-            return ((1 - second) * v + second * g * g).astype(v.dtype)
-
-        @_each_part
-        def scaled(m: jax.Array, v: jax.Array) -> jax.Array:
-            return m / bias.astype(m.dtype) / (jnp.sqrt(v) / jnp.sqrt(bias_sq).astype(m.dtype) + eps)
-
-        nu = jax.tree.map(squared, updates, state.exp_avg_sq)
-        top = jax.tree.map(_each_part(jnp.maximum), state.max_exp_avg_sq, nu) if amsgrad else None
-        return jax.tree.map(scaled, mu, top if amsgrad else nu), _AdamState(step, mu, nu, top)
+        bias, root = bias_correction(first, step), jnp.sqrt(bias_correction(second, step))
+        mu = average(updates, state.exp_avg, first)
+        nu = average_square(updates, state.exp_avg_sq, second)
+        top = elementwise(jnp.maximum, state.max_exp_avg_sq, nu) if amsgrad else None
+        updates = elementwise(lambda m, v: m / bias / (jnp.sqrt(v) / root + eps), mu, top if amsgrad else nu)
+        return updates, _AdamState(step, mu, nu, top)
 
     return optax.GradientTransformation(init, update)
-
-
-def _shrink(fraction: Any) -> optax.GradientTransformation:
-    """Take a fraction off the parameters before the update; both round as PyTorch's two statements do."""
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        def shrunk(u: jax.Array, p: jax.Array) -> jax.Array:
-            less = p + ((1 - fraction) * p - p)  # p * (1 - fraction), which a compiler does not merge with the sum
-            return (less + u) - p
-
-        return jax.tree.map(shrunk, updates, params), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 class Adam(Optimizer):
@@ -158,10 +125,4 @@ class Adam(Optimizer):
         **_: Any,
     ) -> optax.GradientTransformation:
         """Return the optax transformation for a group's settings."""
-        parts = [_scale_by_adam(one_minus_betas, eps, amsgrad), optax.scale_by_learning_rate(lr)]
-        if not is_off(weight_decay):
-            if decoupled_weight_decay:
-                parts.append(_shrink(lr * weight_decay))
-            else:
-                parts.insert(0, optax.add_decayed_weights(weight_decay))
-        return optax.chain(*parts)
+        return descent(_scale_by_adam(one_minus_betas, eps, amsgrad), lr, weight_decay, decoupled_weight_decay)

@@ -355,12 +355,13 @@ class Optimizer(Stateful):
 
     def _loaded(self, group: ParamGroup, names: Mapping[int, str], states: Sequence[Any]) -> list[Cohort]:
         """Return the cohorts of a group: one for each history among the loaded states."""
+        owns = [{k: v for k, v in (state or {}).items() if v is not None} for state in states]
+        given = {id(box): self._import(own) for box, own in zip(group["params"], owns, strict=True) if own}
+        shared = [field for field, owner in self._fresh(group, names, set(list(given)[:1])).leaves if owner is None]
         histories: dict[Any, dict[int, dict[str, Any]]] = {}
-        for box, state in zip(group["params"], states, strict=True):
-            own = {k: v for k, v in (state or {}).items() if v is not None}
-            if own:
-                count = float(to_array(own["step"])) if "step" in own else None
-                histories.setdefault(count, {})[id(box)] = self._import(own)
+        for number, own in given.items():
+            history = tuple(float(to_array(own[field])) for field in shared if field in own)
+            histories.setdefault(history, {})[number] = own
         cohorts = []
         for members in histories.values():
             cohort = self._fresh(group, names, set(members))
