@@ -1,11 +1,13 @@
 """Optimizers: PyTorch's classes and settings, optax's arithmetic."""
 
 from jaxmodules.optim.adadelta import Adadelta as Adadelta
+from jaxmodules.optim.adafactor import Adafactor as Adafactor
 from jaxmodules.optim.adagrad import Adagrad as Adagrad
 from jaxmodules.optim.adam import Adam as Adam
 from jaxmodules.optim.adamax import Adamax as Adamax
 from jaxmodules.optim.adamw import AdamW as AdamW
 from jaxmodules.optim.asgd import ASGD as ASGD
+from jaxmodules.optim.muon import Muon as Muon
 from jaxmodules.optim.nadam import NAdam as NAdam
 from jaxmodules.optim.optimizer import Optimizer as Optimizer
 from jaxmodules.optim.radam import RAdam as RAdam

@@ -23,6 +23,7 @@ class ParamGroup(ItemwiseDict):
         settings: the parameters as ``params``, and their settings.
         switches: numbers that are structure where they are zero, for the update rule then leaves a term out.
         complements: numbers that the update rule gets as ``one_minus_<name>``.
+        fixed: numbers that are structure.
     """
 
     def __init__(
@@ -30,16 +31,18 @@ class ParamGroup(ItemwiseDict):
         settings: dict[str, Any],
         switches: frozenset[str] = frozenset(),
         complements: frozenset[str] = frozenset(),
+        fixed: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
         self.switches = switches
         self.complements = complements
+        self.fixed = fixed
         for key, value in settings.items():
             self[key] = value
 
     def __setitem__(self, key: str, value: Any) -> None:
         old: Any = super().get(key)
-        new = value if key in _NOT_SETTINGS else self._stored(old, value, key)
+        new = value if key in _NOT_SETTINGS or key in self.fixed else self._stored(old, value, key)
         if not (new is old or (_has_cells(new) and _has_cells(old) and set(new) == set(old))):
             epoch.count += 1
         super().__setitem__(key, new)
@@ -50,7 +53,7 @@ class ParamGroup(ItemwiseDict):
             return self._number(old, value, key)
         if _is_numbers(value):
             olds = old if _has_cells(old) and len(old) == len(value) else [None] * len(value)
-            return tuple(self._number(o, v, key) for o, v in zip(olds, value, strict=True))
+            return tuple(v if v is None else self._number(o, v, key) for o, v in zip(olds, value, strict=True))
         if callable(value) and not isinstance(value, Number) and (key == "lr" or isinstance(old, Number)):
             return Schedule(value, complement=key in self.complements)
         return value
@@ -113,7 +116,7 @@ class ParamGroup(ItemwiseDict):
     def __reduce__(self) -> Any:
         # the cells themselves: a copy keeps which switches are dynamic
         cells = {key: super(ParamGroup, self).__getitem__(key) for key in self}
-        return _rebuild, (cells, self.switches, self.complements)
+        return _rebuild, (cells, self.switches, self.complements, self.fixed)
 
     def __repr__(self) -> str:
         return repr(self.copy())
@@ -125,7 +128,7 @@ class ParamGroup(ItemwiseDict):
             if isinstance(value, Number):
                 yield key, value
             elif _has_cells(value):
-                yield from ((f"{key}[{i}]", number) for i, number in enumerate(value))
+                yield from ((f"{key}[{i}]", number) for i, number in enumerate(value) if number is not None)
 
     def static(self) -> dict[str, Any]:
         """Return the settings that an update rule is compiled for; of the numbers only switches that are off."""
@@ -154,15 +157,15 @@ class ParamGroup(ItemwiseDict):
                 if not self._is_off(key, value):
                     arrays[name] = value.argument()
             elif _has_cells(value):
-                arrays[name] = tuple(number.argument() for number in value)
+                arrays[name] = tuple(number and number.argument() for number in value)
         return arrays
 
     def _is_off(self, key: str, number: Number) -> bool:
         return key in self.switches and number.is_off
 
 
-def _rebuild(cells: dict[str, Any], switches: frozenset[str], complements: frozenset[str]) -> ParamGroup:
-    group = ParamGroup({}, switches, complements)
+def _rebuild(cells: dict[str, Any], *kinds: frozenset[str]) -> ParamGroup:
+    group = ParamGroup({}, *kinds)
     for key, value in cells.items():
         dict.__setitem__(group, key, value)
     return group
@@ -177,14 +180,17 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_numbers(value: Any) -> bool:
-    return isinstance(value, tuple | list) and bool(value) and all(map(_is_number, value))
+    """Tell whether a value is some numbers, perhaps with None among them."""
+    if not isinstance(value, tuple | list):
+        return False
+    return any(map(_is_number, value)) and all(item is None or _is_number(item) for item in value)
 
 
 def _has_cells(value: Any) -> bool:
-    return isinstance(value, tuple) and bool(value) and isinstance(value[0], Number)
+    return isinstance(value, tuple) and any(isinstance(item, Number) for item in value)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Number):
         return value.get()
-    return tuple(number.get() for number in value) if _has_cells(value) else value
+    return tuple(number and number.get() for number in value) if _has_cells(value) else value

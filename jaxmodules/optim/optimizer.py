@@ -54,6 +54,7 @@ class Optimizer(Stateful):
 
     switches: ClassVar[frozenset[str]] = frozenset()  # numbers without which, at zero, the rule does not need a term
     complements: ClassVar[frozenset[str]] = frozenset()  # numbers that the rule gets as one_minus_<name>
+    fixed: ClassVar[frozenset[str]] = frozenset()  # numbers that the rule is compiled for
     counter: ClassVar[str] = "step"  # the state that counts steps: before the first there is none to show
 
     def __init__(self, params: Any, defaults: Any) -> None:
@@ -117,7 +118,7 @@ class Optimizer(Stateful):
         epoch.count += 1
 
     def _group(self, settings: dict[str, Any]) -> ParamGroup:
-        return ParamGroup(settings, self.switches, self.complements)
+        return ParamGroup(settings, self.switches, self.complements, self.fixed)
 
     def step(self, grads: Any = None) -> Any:
         """Update the parameters once.
