@@ -13,13 +13,15 @@ from jaxmodules.optim._checks import is_off
 def elementwise(function: Callable[..., jax.Array], tree: Any, *others: Any) -> Any:
     """Apply a function to the arrays of trees side by side; the results have the dtype of the first.
 
-    The real and the imaginary parts of complex arrays are numbers of their own.
+    The real and the imaginary parts of complex arrays are numbers of their own; half precision is computed in single,
+    as in PyTorch: a decay rate of 0.999 is 1 in bfloat16.
     """
 
-    def apply(*arrays: jax.Array) -> jax.Array:
-        if not jnp.iscomplexobj(arrays[0]):
-            return function(*arrays).astype(arrays[0].dtype)
-        return jax.lax.complex(apply(*map(jnp.real, arrays)), apply(*map(jnp.imag, arrays)))
+    def apply(first: jax.Array, *arrays: jax.Array) -> jax.Array:
+        if jnp.iscomplexobj(first):
+            return jax.lax.complex(*(apply(part(first), *map(part, arrays)) for part in (jnp.real, jnp.imag)))
+        wide = jnp.promote_types(first.dtype, jnp.float32)
+        return function(*(array.astype(wide) for array in (first, *arrays))).astype(first.dtype)
 
     return jax.tree.map(apply, tree, *others)
 
@@ -58,7 +60,7 @@ def shrink(fraction: Any) -> optax.GradientTransformation:
     """Take a fraction off the parameters before the update; both round as PyTorch's two statements do."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return jax.tree.map(lambda u, p: shrunk(p, fraction) + u - p, updates, params), state
+        return elementwise(lambda u, p: shrunk(p, fraction) + u - p, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 

@@ -1,5 +1,6 @@
 """Averaged stochastic gradient descent."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -19,20 +20,19 @@ class _State(NamedTuple):
 
 
 def _averaged_descent(lr: Any, lambd: Any, alpha: Any, t0: Any) -> optax.GradientTransformation:
+    single = functools.partial(jnp.asarray, dtype=jnp.float32)  # as PyTorch keeps both rates
+
     def init(params: Any) -> _State:
-        one = jnp.ones([], jnp.float32)
-        return _State(jnp.zeros([], jnp.int32), one, one, optax.tree.zeros_like(params))
+        return _State(jnp.zeros([], jnp.int32), single(0), single(0), optax.tree.zeros_like(params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        first, step = state.step == 0, optax.safe_increment(state.step)
-        eta, mu = jnp.where(first, lr, state.eta), jnp.where(first, 1.0, state.mu)
+        start, step = state.step == 0, optax.safe_increment(state.step)
+        eta = jnp.where(start, single(lr), state.eta).astype(float)
+        mu = jnp.where(start, 1.0, state.mu).astype(float)
         after = elementwise(lambda p, g: shrunk(p, lambd * eta) - eta * g, params, updates)
         ax = elementwise(lambda a, p: jnp.where(mu == 1, p, a + (p - a) * mu), state.ax, after)
-        eta = lr / (1 + lambd * lr * step) ** alpha
-        mu = 1 / jnp.maximum(1, step - t0)
-        return jax.tree.map(jnp.subtract, after, params), _State(
-            step, eta.astype(jnp.float32), mu.astype(jnp.float32), ax
-        )
+        next_eta, next_mu = lr / (1 + lambd * lr * step) ** alpha, 1 / jnp.maximum(1, step - t0)
+        return jax.tree.map(jnp.subtract, after, params), _State(step, single(next_eta), single(next_mu), ax)
 
     return optax.GradientTransformation(init, update)
 

@@ -28,7 +28,7 @@ def _nadam(
 
     def init(params: Any) -> _State:
         zeros = optax.tree.zeros_like
-        return _State(jnp.zeros([], jnp.int32), jnp.ones([], jnp.float32), zeros(params), zeros(params))
+        return _State(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.float32), zeros(params), zeros(params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         first, second = rates

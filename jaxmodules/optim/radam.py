@@ -21,13 +21,13 @@ def _lengths(rate: Any, step: Any) -> tuple[jax.Array, jax.Array]:
     r"""Return how many gradients the second moment averages, in the limit and now: the paper's rhos.
 
     Now it is :math:`\rho_\infty - 2 t \beta^t / (1 - \beta^t)`, a small difference of large numbers at first. With
-    :math:`a = -\log\beta` and :math:`f(y) = y \coth y - 1` it is :math:`t + \tfrac2a (f(\tfrac a2) - f(\tfrac{at}2))`.
+    :math:`a = -\log\beta` and :math:`f(y) = y \coth y - 1`, Lambert's continued fraction, it is
+    :math:`t + \tfrac2a (f(\tfrac a2) - f(\tfrac{at}2))`.
     """
 
     def f(y: Any) -> Any:
         square = y * y
-        series = square * (1 / 3 - square * (1 / 45 - square * (2 / 945 - square / 4725)))
-        return jnp.where(y < 0.5, series, y / jnp.tanh(y) - 1)
+        return square / (3 + square / (5 + square / (7 + square / (9 + square / 11))))  # for y below 0.5
 
     a = -jnp.log1p(-rate)
     limit, bias = 2 / rate - 1, bias_correction(rate, step)

@@ -2,11 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from jaxmodules.optim._checks import check_flags, check_lr, check_not_negative, is_off
+from jaxmodules.optim._elementwise import elementwise
 from jaxmodules.optim.optimizer import Optimizer
 
 
@@ -23,8 +23,8 @@ def _momentum(decay: Any, dampening: Any, nesterov: bool) -> optax.GradientTrans
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         weight = 1 if is_off(dampening) else jnp.where(state.count == 0, 1, 1 - dampening)
-        buffer = jax.tree.map(lambda g, b: (decay * b + weight * g).astype(b.dtype), updates, state.momentum_buffer)
-        updates = jax.tree.map(lambda g, b: g + decay * b, updates, buffer) if nesterov else buffer
+        buffer = elementwise(lambda b, g: decay * b + weight * g, state.momentum_buffer, updates)
+        updates = elementwise(lambda g, b: g + decay * b, updates, buffer) if nesterov else buffer
         return updates, _MomentumState(optax.safe_increment(state.count), buffer)
 
     return optax.GradientTransformation(init, update)
