@@ -120,7 +120,7 @@ class Scan(Freezer):
     def _box(self, box: Any, path: str) -> Hashable:
         own = BoxAttributes.of(box)
         own.observed = True
-        return self._attributes(box, path, BoxAttributes.quiet)
+        return self.attributes(box, path, BoxAttributes.quiet)
 
     def module(self, module: Any, own: Attributes, path: str) -> Hashable:
         """Visit the dicts of a module, in the order of its named parameters, buffers and children."""
@@ -165,7 +165,7 @@ class Scan(Freezer):
             hooks = post, pre, back, back_pre, *(self._hooks(own[name], prefix) for name in _STATE_DICT_HOOKS)
             self.mutable = outer
         names = own["_non_persistent_buffers_set"]
-        return self._attributes(module, prefix, NOT_STRUCTURE), frozenset(names) if names else None, hooks
+        return self.attributes(module, prefix, NOT_STRUCTURE), frozenset(names) if names else None, hooks
 
     def _on_gradients(self, box: Any, path: str) -> Hashable:
         outer, self.mutable = self.mutable, False
@@ -182,7 +182,8 @@ class Scan(Freezer):
         self.after_call |= {hook._jm_after_call: None for hook in hooks.values() if hasattr(hook, "_jm_after_call")}
         return tuple((self.freeze(hook, prefix), *(i in flag for flag in flags)) for i, hook in hooks.items())
 
-    def _attributes(self, holder: Any, prefix: str, left_out: frozenset[str]) -> Hashable:
+    def attributes(self, holder: Any, prefix: str, left_out: frozenset[str]) -> Hashable:
+        """Visit the attributes of an object, except some."""
         own: dict[str, Any] = holder.__dict__
         if slots := _slots(type(holder)):
             own = {**own, **{name: getattr(holder, name) for name in slots if hasattr(holder, name)}}

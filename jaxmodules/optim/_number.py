@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core.primitives import convert_element_type_p
 
 from jaxmodules._tracing import Cell, Tracer, epoch
 
@@ -69,7 +70,11 @@ class Number(Cell):
         return jnp.asarray(1.0 - python if self.complement else float(python))
 
     def _traced(self, value: Any) -> Any:
-        return 1 - value * 1.0 if self.complement else value * 1.0
+        # weakly typed, as Python's numbers are: another type in the same cell would be another program
+        weak = convert_element_type_p.bind(
+            value, new_dtype=jax.dtypes.canonicalize_dtype(float), weak_type=True, sharding=None
+        )
+        return 1 - weak if self.complement else weak
 
     def _number(self, array: Any) -> Any:
         shortest = float(str(np.asarray(array)[()]))  # 0.05, where .item() gives 0.05000000074505806

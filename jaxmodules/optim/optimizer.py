@@ -63,6 +63,8 @@ class Optimizer(Stateful):
             raise TypeError(f"expected an optax transformation or a dict of settings, got {defaults!r}")
         self.defaults: dict[str, Any] = dict(defaults) if isinstance(defaults, Mapping) else {}
         self.param_groups: list[ParamGroup] = []
+        self._opt_called = False
+        self._step_when_scheduled: Any = None  # what is in place of the class's own when a scheduler is made
         self._cohorts: list[list[Cohort]] = []
         if isinstance(params, Module):
             params = params.named_parameters()
@@ -134,6 +136,7 @@ class Optimizer(Stateful):
             ValueError: if a gradient matches no parameter; nothing is changed then.
             RuntimeError: if a gradient has the wrong shape; nothing is changed then.
         """
+        self._opt_called = True  # what schedulers look for
         loss = None
         if callable(grads):
             result = grads()

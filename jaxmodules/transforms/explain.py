@@ -224,8 +224,8 @@ class _Survey(Scan):
         self.facts["buffer", path] = "an array"
         return super()._item(buffers, name, path, array)
 
-    def _attributes(self, holder: Any, prefix: str, left_out: frozenset[str]) -> Any:
-        parts: Any = super()._attributes(holder, prefix, left_out)
+    def attributes(self, holder: Any, prefix: str, left_out: frozenset[str]) -> Any:
+        parts: Any = super().attributes(holder, prefix, left_out)
         for name, key in parts:
             path = f"{prefix}.{name.removeprefix('_')}" if isinstance(holder, Cell) else prefix + name
             self.facts["attribute", path] = key
