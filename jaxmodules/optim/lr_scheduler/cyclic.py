@@ -233,7 +233,7 @@ class OneCycleLR(LRScheduler):
     def _anneal_func(self, *args: Any) -> Any:
         kind = getattr(self, "_anneal_func_type", None)
         if kind is None:  # a state dict of PyTorch before 1.13 has the function
-            return vars(self)["anneal_func"](*args)
+            return vars(self)["anneal_func"](*args[:3])
         return {"cos": self._annealing_cos, "linear": self._annealing_linear}[kind](*args)
 
     @staticmethod
