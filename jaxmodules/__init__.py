@@ -1,5 +1,6 @@
 """PyTorch's modules for JAX: write a ``torch.nn`` model, get a pure, jit-compiled JAX function."""
 
+from jaxmodules import amp as amp
 from jaxmodules import checkpoint as checkpoint
 from jaxmodules import debug as debug
 from jaxmodules import nn as nn

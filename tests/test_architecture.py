@@ -40,6 +40,7 @@ LEVELS = [
     ["nn.utils*"],
     ["transforms*"],
     ["checkpoint*", "debug", "export*", "optim*", "sharding*", "summary"],
+    ["amp"],
     ["nn"],
     [""],
     ["bench*", "examples*"],
