@@ -4,7 +4,7 @@ import enum
 import functools
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from jaxmodules._tracing import StructureMoves, Tracer, epoch, local
 from jaxmodules._typing import Array
 from jaxmodules.nn._writable import is_differentiable, unbox
 from jaxmodules.nn.parameter import Parameter
+from jaxmodules.nn.utils._gradients import leaves, refilled
 from jaxmodules.optim._match import match
 from jaxmodules.optim._number import Count, Number
 from jaxmodules.optim.optimizer import Optimizer
@@ -176,9 +177,9 @@ class GradScaler(Stateful):
             return grads
         progress = self._unscalable(optimizer)
         self._unscaled(_own_gradients(optimizer, grads), progress, _Stage.READY)
-        flat, _ = _unscale([unbox(leaf) for leaf in _leaves(grads)], self._scale.value)
+        flat, _ = _unscale([unbox(leaf) for leaf in leaves(grads)], self._scale.value)
         progress.stage.set(_Stage.UNSCALED)
-        return _refilled(grads, iter(flat))
+        return refilled(grads, iter(flat))
 
     def step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         """Unscale gradients, unless that was done, and step the optimizer if all of them are finite.
@@ -429,24 +430,6 @@ def _step_unless(found: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) ->
     written = [i for i, (new, old) in enumerate(zip(after, before, strict=True)) if new is not old]
     slots.assign(written, [jnp.where(found > 0, before[i], after[i]) for i in written])
     return result
-
-
-def _leaves(grads: Any) -> Iterator[Any]:
-    """Yield the gradients in dicts, lists and tuples."""
-    if isinstance(grads, Mapping | list | tuple):
-        for value in grads.values() if isinstance(grads, Mapping) else grads:
-            yield from _leaves(value)
-    elif grads is not None:
-        yield grads
-
-
-def _refilled(grads: Any, arrays: Iterator[Any]) -> Any:
-    """Return dicts, lists and tuples with other arrays, in their order."""
-    if isinstance(grads, Mapping):
-        return {name: _refilled(value, arrays) for name, value in grads.items()}
-    if isinstance(grads, list | tuple):
-        return type(grads)(_refilled(value, arrays) for value in grads)
-    return None if grads is None else next(arrays)
 
 
 def _rounded(value: Any) -> float:

@@ -1,13 +1,12 @@
 """Gradients bounded by norm or by value.
 
 The functions work on the ``.grad`` of Parameters, as ``jm.backward`` fills it, eagerly and under ``jm.jit``. Gradients
-as ``jm.grad`` returns them, a dict by name, are immutable: :func:`clip_grads_with_norm_` and :func:`clip_grad_value_`
-return such a dict anew.
+as ``jm.grad`` returns them, a dict by name or a tuple of such dicts, are not written: the functions return new ones.
 """
 
 import types
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, overload
 
@@ -18,6 +17,7 @@ from jaxmodules._shapes import accumulation_dtype, as_array
 from jaxmodules._tracing import Tracer
 from jaxmodules._typing import Array, ArrayLike
 from jaxmodules.nn.parameter import Parameter
+from jaxmodules.nn.utils._gradients import are_gradients, leaves, refilled
 
 Parameters = Parameter | Iterable[Parameter]
 
@@ -31,7 +31,7 @@ def get_total_norm(
     """Return the norm of several arrays as if they were one vector.
 
     Args:
-        tensors: one array or several, such as the ``values()`` of a dict of gradients.
+        tensors: one array or several, or a dict of gradients.
         norm_type: the order of the norm, ``inf`` for the largest absolute value.
         error_if_nonfinite: whether a norm that is nan or infinite is an error.
         foreach: accepted for PyTorch's sake.
@@ -46,6 +46,7 @@ def get_total_norm(
         5.0
     """
     several: Any = [tensors] if isinstance(tensors, jax.Array | Parameter) else tensors
+    several = leaves(several) if are_gradients(several) else several
     arrays = list(map(as_array, several))
     norm_type = float(norm_type)
     if not arrays:
@@ -94,35 +95,50 @@ def clip_grads_with_norm_(
     Examples:
         >>> import jax.numpy as jnp
         >>> grads = {"weight": jnp.array([3.0, 4.0])}
-        >>> clip_grads_with_norm_(grads, 10.0, get_total_norm(grads.values()))["weight"].tolist()
+        >>> clip_grads_with_norm_(grads, 10.0, get_total_norm(grads))["weight"].tolist()
         [3.0, 4.0]
     """
     max_norm, total = float(max_norm), as_array(total_norm)
     return _replaced(parameters, lambda gradients: _scaled(gradients, max_norm, total))
 
 
+@overload
+def clip_grad_norm_(
+    parameters: Mapping[str, Array] | Sequence[Mapping[str, Array]],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> tuple[Any, Array]: ...
+@overload
 def clip_grad_norm_(
     parameters: Parameters,
     max_norm: float,
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
-) -> Array:
-    """Scale the ``.grad`` of Parameters, all by the same factor, so that their total norm is at most ``max_norm``.
+) -> Array: ...
+def clip_grad_norm_(
+    parameters: Any,
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Any:
+    """Scale gradients, all by the same factor, so that their total norm is at most ``max_norm``.
 
     Args:
-        parameters: one Parameter or several; those without a gradient are left out.
+        parameters: one Parameter or several, whose ``.grad`` is scaled, those without left out; or a dict of gradients.
         max_norm: the norm that is not exceeded.
         norm_type: the order of the norm, ``inf`` for the largest absolute value.
         error_if_nonfinite: whether a norm that is nan or infinite is an error.
         foreach: accepted for PyTorch's sake.
 
     Returns:
-        The total norm before.
+        The total norm before; for a dict the scaled gradients and that norm.
 
     Raises:
         RuntimeError: if ``error_if_nonfinite`` and the norm is nan or infinite, or not known in a compiled function.
-        TypeError: for a dict of gradients, of which a new one has to be made.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -132,13 +148,13 @@ def clip_grad_norm_(
         50.0
         >>> weight.grad.round().tolist()
         [3.0, 4.0]
+        >>> grads, norm = clip_grad_norm_({"weight": jnp.array([0.0, 2.0])}, 1.0)
+        >>> grads["weight"].round().tolist(), float(norm)
+        ([0.0, 1.0], 2.0)
     """
-    if isinstance(parameters, Mapping):
-        raise TypeError(
-            "clip_grad_norm_ expected Parameters, got a dict of gradients, which can't be changed in place: use"
-            " grads = clip_grads_with_norm_(grads, max_norm, get_total_norm(grads.values())), or"
-            " optax.clip_by_global_norm"
-        )
+    if are_gradients(parameters):
+        total_norm = get_total_norm(parameters, norm_type, error_if_nonfinite, foreach)
+        return clip_grads_with_norm_(parameters, max_norm, total_norm, foreach), total_norm
     boxes = _listed(parameters)
     if isinstance(parameters, types.GeneratorType) and not boxes:
         warnings.warn("`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=2)
@@ -205,10 +221,10 @@ def _check(arrays: Iterable[Array], order: float) -> None:
             )
 
 
-def _replaced(parameters: Any, change: Any) -> dict[str, Array] | None:
-    """Replace the gradients of Parameters, or make a new dict, by one call of ``change`` on their list."""
-    if isinstance(parameters, Mapping):
-        return dict(zip(parameters, change(list(map(as_array, parameters.values()))), strict=True))
+def _replaced(parameters: Any, change: Any) -> Any:
+    """Replace the gradients of Parameters, or make new dicts, by one call of ``change`` on their list."""
+    if are_gradients(parameters):
+        return refilled(parameters, iter(change(list(map(as_array, leaves(parameters))))))
     boxes = [box for box in _listed(parameters) if box.grad is not None]
     for box, gradient in zip(boxes, change([box.grad for box in boxes]), strict=True):
         box.grad = gradient

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import torch
 
 import jaxmodules as jm
 from jaxmodules import nn
-from jaxmodules.nn.utils import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
+from jaxmodules.nn.utils import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_
 
 Check = Callable[..., None]
 GRADIENTS = {
@@ -143,16 +144,51 @@ def test_dict_of_gradients_in_a_compiled_step() -> None:
     @jm.jit
     def clipped(net, x):
         grads = jm.grad(lambda net: 9 * net(x).sum())(net)
-        total = get_total_norm(grads.values())
-        return clip_grads_with_norm_(grads, 0.5, total), clip_grad_value_(grads, 1.0), grads
+        by_norm, total = clip_grad_norm_(grads, 0.5)
+        return by_norm, clip_grads_with_norm_(grads, 0.5, total), clip_grad_value_(grads, 1.0), grads
 
-    by_norm, by_value, grads = clipped(net, x)
+    by_norm, by_given_norm, by_value, grads = clipped(net, x)
     expected, _ = optax.clip_by_global_norm(0.5).update(grads, optax.EmptyState())
     for name, gradient in grads.items():
         np.testing.assert_allclose(by_norm[name], expected[name], rtol=1e-4)
+        np.testing.assert_array_equal(by_given_norm[name], by_norm[name])
         np.testing.assert_array_equal(by_value[name], jnp.clip(gradient, -1, 1))
-    with pytest.raises(TypeError, match="got a dict of gradients.*clip_grads_with_norm_"):
-        clip_grad_norm_(grads, 1.0)
+
+
+def test_gradients_of_two_modules_have_one_norm() -> None:
+    parts = ({"weight": jnp.array([3.0]), "bias": jnp.array([0.0])}, {"weight": jnp.array([4.0])})
+    (one, other), norm = clip_grad_norm_(parts, 1.0)
+    assert float(norm) == 5.0
+    assert list(one) == ["weight", "bias"]
+    np.testing.assert_allclose([one["weight"][0], other["weight"][0]], [0.6, 0.8], rtol=1e-6)
+
+
+CLIPS = ["clip_grad_norm_(p, 0.5)", "clip_grad_norm_(p, 0.5, 'inf')", "clip_grad_value_(p, 0.1)"]
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_a_clipped_step_is_that_of_torch(clip: str) -> None:
+    net, oracle = nn.Linear(2, 1), torch.nn.Linear(2, 1)
+    oracle.load_state_dict({name: torch.tensor(np.asarray(value)) for name, value in net.state_dict().items()})
+    optimizer = jm.optim.Adam(net.parameters(), lr=0.1)
+    its_optimizer = torch.optim.Adam(oracle.parameters(), lr=0.1)
+
+    @jm.jit
+    def step(net, optimizer, x):
+        optimizer.zero_grad()
+        jm.backward(lambda: (net(x) ** 2).sum(), net)
+        norm = eval(clip, {"p": net.parameters(), **vars(nn.utils)})
+        optimizer.step()
+        return norm
+
+    for scale in (1.0, 1e-3, 10.0):
+        norm = step(net, optimizer, np.full((3, 2), scale, np.float32))
+        its_optimizer.zero_grad()
+        (oracle(torch.full((3, 2), scale)) ** 2).sum().backward()
+        its_norm = eval(clip, {"p": oracle.parameters(), **vars(torch.nn.utils)})
+        its_optimizer.step()
+        np.testing.assert_allclose(norm or 0, float(its_norm or 0), rtol=1e-5)
+    np.testing.assert_allclose(net.weight.numpy(), oracle.weight.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_value_of_the_norm_is_not_known_in_a_compiled_function() -> None:
