@@ -6,6 +6,7 @@ from jaxmodules import debug as debug
 from jaxmodules import nn as nn
 from jaxmodules import optim as optim
 from jaxmodules import random as random
+from jaxmodules import training as training
 from jaxmodules._autocast import autocast as autocast
 from jaxmodules._autocast import get_autocast_dtype as get_autocast_dtype
 from jaxmodules._autocast import is_autocast_enabled as is_autocast_enabled
@@ -31,6 +32,7 @@ from jaxmodules.random import randperm as randperm
 from jaxmodules.random import seed as seed
 from jaxmodules.random import set_rng_state as set_rng_state
 from jaxmodules.summary import summary as summary
+from jaxmodules.training import fit as fit
 from jaxmodules.transforms import backward as backward
 from jaxmodules.transforms import capture as capture
 from jaxmodules.transforms import cond as cond

@@ -40,7 +40,7 @@ LEVELS = [
     ["nn.utils*"],
     ["transforms*"],
     ["checkpoint*", "debug", "export*", "optim*", "sharding*", "summary"],
-    ["amp"],
+    ["amp", "training*"],
     ["nn"],
     [""],
     ["bench*", "examples*"],

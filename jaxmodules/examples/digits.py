@@ -10,22 +10,20 @@ back into the objects after every call.
 """
 
 import argparse
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxmodules as jm
 from jaxmodules import nn
 from jaxmodules.nn import functional as F
+from jaxmodules.training import Batches, Checkpoint, Evaluate
 
 try:
     from matplotlib.figure import Figure
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from sklearn.datasets import load_digits
 except ImportError as error:
     raise ImportError(f"this example needs {error.name}: pip install 'jaxmodules[run]'") from error
@@ -61,21 +59,21 @@ class LeNet(nn.Module):
 
 @jm.jit
 def train_step(net: LeNet, optimizer: jm.optim.Optimizer, images: jax.Array, labels: jax.Array) -> Any:
-    """Take one step of gradient descent; return the loss and the number of right answers."""
+    """Take one step of gradient descent; return the loss and the fraction of right answers."""
 
     def loss_fn(net: LeNet) -> tuple[jax.Array, jax.Array]:
         logits = net(images)
-        return F.cross_entropy(logits, labels), (logits.argmax(1) == labels).sum()
+        return F.cross_entropy(logits, labels), (logits.argmax(1) == labels).mean()
 
-    (loss, correct), grads = jm.value_and_grad(loss_fn, has_aux=True)(net)
+    (loss, accuracy), grads = jm.value_and_grad(loss_fn, has_aux=True)(net)
     optimizer.step(grads)
-    return loss, correct
+    return loss, {"accuracy": accuracy}
 
 
 @jm.jit
-def accuracy_of(net: LeNet, images: jax.Array, labels: jax.Array) -> jax.Array:
+def accuracy_of(net: LeNet, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     """Return the fraction of images that the net names rightly."""
-    return (net(images).argmax(1) == labels).mean()
+    return {"accuracy": (net(images).argmax(1) == labels).mean()}
 
 
 def load_data() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -87,33 +85,6 @@ def load_data() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.nda
     order = np.random.RandomState(0).permutation(len(labels))
     train, test = order[360:], order[:360]
     return (images[train], labels[train]), (images[test], labels[test])
-
-
-def batches(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the data once in random order, in batches of one size."""
-    order = np.asarray(jm.randperm(len(labels)))
-    for start in range(0, len(order) - BATCH_SIZE + 1, BATCH_SIZE):
-        chosen = order[start : start + BATCH_SIZE]
-        yield images[chosen], labels[chosen]
-
-
-def train_epoch(net: LeNet, optimizer: jm.optim.Optimizer, data: tuple[np.ndarray, np.ndarray], title: str) -> float:
-    """Go through the data once behind a progress bar; return the mean loss."""
-    columns = "loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:.1%}  {task.fields[speed]:,.0f} images/s"
-    losses: list[float] = []
-    correct = 0
-    bar = Progress(TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(columns), TimeRemainingColumn())
-    with bar:
-        task = bar.add_task("", total=len(data[1]) // BATCH_SIZE, loss=float("nan"), accuracy=0.0, speed=0.0)
-        start = time.perf_counter()
-        for images, labels in batches(*data):
-            loss, right = train_step(net, optimizer, images, labels)
-            losses.append(float(loss))
-            correct += int(right)
-            seen = len(losses) * BATCH_SIZE
-            speed = seen / (time.perf_counter() - start)
-            bar.update(task, advance=1, loss=np.mean(losses), accuracy=correct / seen, speed=speed)
-    return float(np.mean(losses))
 
 
 def draw_losses(losses: list[float], path: Path) -> None:
@@ -133,50 +104,33 @@ def main(argv: Sequence[str] | None = None) -> float:
     parser.add_argument("--out", type=Path, default=Path("runs/digits"), help="folder for the results")
     parser.add_argument("--restart", action="store_true", help="begin anew, whatever the folder holds")
     args = parser.parse_args(argv)
-    args.out.mkdir(parents=True, exist_ok=True)
-    checkpoint = args.out / "checkpoint.safetensors"
+    file = args.out / "checkpoint.safetensors"
     train, test = load_data()
 
     jm.manual_seed(args.seed)
     net = LeNet()
     optimizer = jm.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-2)
-    losses: list[float] = []
     print(net, jm.summary(net), sep="\n\n", end="\n\n")
 
-    if checkpoint.exists() and not args.restart:
-        saved = jm.load(checkpoint)
-        if saved["seed"] != args.seed:
-            parser.error(f"{checkpoint} is of a run with --seed {saved['seed']}, got --seed {args.seed}: add --restart")
-        net.load_state_dict(saved["net"])
-        optimizer.load_state_dict(saved["optimizer"])
-        jm.set_rng_state(saved["rng"])
-        losses = saved["losses"]
-        done = len(losses) >= args.epochs
-        print(f"{checkpoint}: {'finished after' if done else 'continuing after'} epoch {len(losses)}", flush=True)
+    if file.exists() and not args.restart and (seed := jm.load(file)["seed"]) != args.seed:
+        parser.error(f"{file} is of a run with --seed {seed}, got --seed {args.seed}: add --restart")
+    evaluate = Evaluate(accuracy_of, Batches(*test, batch_size=len(test[1])), net)
 
-    while len(losses) < args.epochs:
-        losses.append(train_epoch(net, optimizer, train, f"epoch {len(losses) + 1:2}/{args.epochs}"))
-        jm.save(
-            {
-                "net": net.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "rng": jm.get_rng_state(),
-                "losses": losses,
-                "seed": args.seed,
-            },
-            checkpoint,
-        )
+    def notes(run: jm.training.Run) -> dict[str, Any]:
+        return {"seed": args.seed, "losses": [row["loss"] for row in run.history.rows]}
+
+    checkpoint = Checkpoint(file, resume=not args.restart, extra=notes)
+    batches = Batches(*train, batch_size=BATCH_SIZE, shuffle=True, drop_last=True)
+    history = jm.fit(train_step, batches, net, optimizer, epochs=args.epochs, callbacks=[evaluate, checkpoint])
 
     jm.save(net.state_dict(), args.out / "weights.safetensors")
-    draw_losses(losses, args.out / "loss.png")
-    net.eval()
-    accuracy = float(accuracy_of(net, jnp.asarray(test[0]), jnp.asarray(test[1])))
-    print(f"test accuracy {accuracy:.2%}; results in {args.out}/")
-    return accuracy
+    draw_losses(history["loss"], args.out / "loss.png")
+    print(f"test accuracy {history['test_accuracy'][-1]:.2%}; results in {args.out}/")
+    return history["test_accuracy"][-1]
 
 
 if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        raise SystemExit("interrupted: the same command continues after the last whole epoch") from None
+        raise SystemExit("interrupted: the same command continues from here") from None
