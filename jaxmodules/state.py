@@ -96,7 +96,7 @@ class Scan(Freezer):
         parts: list[Hashable] = [self.stateful(root, "") for root in roots]
         for module, path in self._later:  # static attributes and hooks last: modules get their names from the tree
             parts.append((self._on_gradients if isinstance(module, Cell) else self._static)(module, path))
-        parts.append(tuple(self._hooks(hooks, "", *flags) for hooks, flags in global_hooks))
+        parts.append(tuple(self.hooks(hooks, "", *flags) for hooks, flags in global_hooks))
         return tuple(parts)
 
     def stateful(self, value: Any, path: str) -> Hashable:
@@ -152,38 +152,39 @@ class Scan(Freezer):
         hooks: Hashable = ()
         if any([own[name] for name in HOOKS]):
             outer, self.mutable = self.mutable, False
-            post = self._hooks(
+            post = self.hooks(
                 own["_forward_hooks"], prefix, own["_forward_hooks_with_kwargs"], own["_forward_hooks_always_called"]
             )
-            pre = self._hooks(own["_forward_pre_hooks"], prefix, own["_forward_pre_hooks_with_kwargs"])
-            back = self._hooks(own["_backward_hooks"], prefix)
+            pre = self.hooks(own["_forward_pre_hooks"], prefix, own["_forward_pre_hooks_with_kwargs"])
+            back = self.hooks(own["_backward_hooks"], prefix)
             back = (own["_is_full_backward_hook"], back) if back else ()
-            back_pre = self._hooks(own["_backward_pre_hooks"], prefix)
+            back_pre = self.hooks(own["_backward_pre_hooks"], prefix)
             if self.mutable:
                 kept = [(name, Freezer().freeze(own[name], "")) for name in _CALL_HOOKS]
                 self.volatile += [(weakref.ref(module), name, was) for name, was in kept]
-            hooks = post, pre, back, back_pre, *(self._hooks(own[name], prefix) for name in _STATE_DICT_HOOKS)
+            hooks = post, pre, back, back_pre, *(self.hooks(own[name], prefix) for name in _STATE_DICT_HOOKS)
             self.mutable = outer
         names = own["_non_persistent_buffers_set"]
         return self.attributes(module, prefix, NOT_STRUCTURE), frozenset(names) if names else None, hooks
 
     def _on_gradients(self, box: Any, path: str) -> Hashable:
         outer, self.mutable = self.mutable, False
-        key = tuple(self._hooks(hooks, path) for hooks in box._observed_hooks())
+        key = tuple(self.hooks(hooks, path) for hooks in box._observed_hooks())
         if self.mutable:
             kept = [(name, Freezer().freeze(vars(box).get(name), "")) for name in GRADIENT_HOOKS]
             self.volatile += [(weakref.ref(box), name, was) for name, was in kept]
         self.mutable = outer
         return key
 
-    def _hooks(self, hooks: HookDict, prefix: str, *flags: Mapping[int, Any]) -> Hashable:
+    def hooks(self, hooks: HookDict, prefix: str, *flags: Mapping[int, Any]) -> Hashable:
+        """Return the key of the hooks in a dict, which from now on tells of changes."""
         hooks.observed = True
         self.hooked |= not all(getattr(hook, "compared_by_content", False) for hook in hooks.values())
         self.after_call |= {hook._jm_after_call: None for hook in hooks.values() if hasattr(hook, "_jm_after_call")}
         return tuple((self.freeze(hook, prefix), *(i in flag for flag in flags)) for i, hook in hooks.items())
 
     def attributes(self, holder: Any, prefix: str, left_out: frozenset[str]) -> Hashable:
-        """Visit the attributes of an object, except some."""
+        """Return the key of an object's attributes but some."""
         own: dict[str, Any] = holder.__dict__
         if slots := _slots(type(holder)):
             own = {**own, **{name: getattr(holder, name) for name in slots if hasattr(holder, name)}}

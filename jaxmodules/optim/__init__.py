@@ -1,10 +1,10 @@
 """Optimizers: PyTorch's classes and settings, optax's arithmetic."""
 
+from jaxmodules.optim import lr_scheduler as lr_scheduler
+from jaxmodules.optim import swa_utils as swa_utils
 from jaxmodules.optim.adadelta import Adadelta as Adadelta
 from jaxmodules.optim.adafactor import Adafactor as Adafactor
 from jaxmodules.optim.adagrad import Adagrad as Adagrad
-from jaxmodules.optim import swa_utils as swa_utils
-from jaxmodules.optim import lr_scheduler as lr_scheduler
 from jaxmodules.optim.adam import Adam as Adam
 from jaxmodules.optim.adamax import Adamax as Adamax
 from jaxmodules.optim.adamw import AdamW as AdamW

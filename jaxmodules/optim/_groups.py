@@ -1,6 +1,7 @@
 """Parameter groups: PyTorch's dicts, whose numbers are arguments of compiled functions."""
 
-from collections.abc import Hashable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,25 @@ from jaxmodules._tracked import ItemwiseDict
 from jaxmodules.optim._number import Number, Schedule
 
 _NOT_SETTINGS = ("params", "param_names")
+
+
+class TellingList(list[Any]):
+    """A list whose changes are changes of structure."""
+
+
+def _telling(name: str) -> Callable[..., Any]:
+    method = getattr(list, name)
+
+    @functools.wraps(method)
+    def mutate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        epoch.count += 1
+        return method(self, *args, **kwargs)
+
+    return mutate
+
+
+for _name in "append extend insert remove pop clear sort reverse __setitem__ __delitem__ __iadd__ __imul__".split():
+    setattr(TellingList, _name, _telling(_name))
 
 
 class ParamGroup(ItemwiseDict):
@@ -34,6 +54,7 @@ class ParamGroup(ItemwiseDict):
         fixed: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
+        self.is_volatile = False
         self.switches = switches
         self.complements = complements
         self.fixed = fixed
@@ -42,10 +63,17 @@ class ParamGroup(ItemwiseDict):
 
     def __setitem__(self, key: str, value: Any) -> None:
         old: Any = super().get(key)
-        new = value if key in _NOT_SETTINGS or key in self.fixed else self._stored(old, value, key)
+        if key in _NOT_SETTINGS:
+            new = value if type(value) is TellingList else TellingList(value)
+        else:
+            new = value if key in self.fixed else self._stored(old, value, key)
         if not (new is old or (_has_cells(new) and _has_cells(old) and set(new) == set(old))):
             epoch.count += 1
         super().__setitem__(key, new)
+
+    def __delitem__(self, key: str) -> None:
+        epoch.count += 1
+        super().__delitem__(key)
 
     def _stored(self, old: Any, value: Any, key: str) -> Any:
         """Return what stands for a setting: cells for numbers, those there are already if possible."""
@@ -84,6 +112,22 @@ class ParamGroup(ItemwiseDict):
         epoch.count += 1
         return _plain(super().pop(key, *default))
 
+    def popitem(self) -> tuple[str, Any]:
+        """Remove the setting made last, and return it with its name."""
+        key = next(reversed(self))
+        return key, self.pop(key)
+
+    def clear(self) -> None:
+        """Remove every setting."""
+        epoch.count += 1
+        super().clear()
+
+    def fix(self, names: frozenset[str]) -> None:
+        """Make numbers part of the structure: Python's also inside compiled functions."""
+        numbers = {key: self[key] for key in self if key in names}
+        self.fixed |= names
+        self.update(numbers)
+
     def items(self) -> Any:
         """Return the settings as pairs."""
         return [(key, self[key]) for key in self]
@@ -99,7 +143,8 @@ class ParamGroup(ItemwiseDict):
     def saved(self) -> dict[str, Any]:
         """Return the settings for a state dict: of a schedule the present value and the number of steps."""
         steps = {f"{key}_steps": schedule.steps for key, schedule in self.schedules().items()}
-        return {**{key: value for key, value in self.items() if key != "params"}, **steps}
+        own = {key: list(value) if key == "param_names" else value for key, value in self.items() if key != "params"}
+        return {**own, **steps}
 
     def loaded(self, saved: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings to take from a state dict: this group's schedules stay, at the saved number of steps."""
@@ -145,7 +190,10 @@ class ParamGroup(ItemwiseDict):
     def static_key(self) -> Hashable:
         """Return the static settings as a key."""
         schedules = {key: schedule.function for key, schedule in self.schedules().items()}
-        return Freezer().freeze((self.static(), schedules), "")
+        freezer = Freezer()
+        key = freezer.freeze((tuple(self.static().items()), tuple(schedules.items())), "")
+        self.is_volatile = freezer.mutable  # a setting that changes in place moves no epoch
+        return key
 
     def arrays(self) -> dict[str, Any]:
         """Return the numbers as arrays, under the names that an update rule gets them by."""

@@ -10,7 +10,6 @@ from jax.extend.core.primitives import convert_element_type_p
 
 from jaxmodules._tracing import Cell, Tracer, epoch
 
-
 _on_device = jax.jit(lambda number: number)  # what jnp.asarray returns, several times as fast
 
 

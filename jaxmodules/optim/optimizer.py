@@ -10,7 +10,8 @@ import functools
 import types
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import jax
@@ -18,16 +19,35 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxmodules._handles import RemovableHandle, add_hook
 from jaxmodules._keys import Same, Stateful
-from jaxmodules._tracing import Cell, StructureMoves, Tracer, epoch, is_tracing, local
-from jaxmodules.nn._writable import copy_array, to_array
+from jaxmodules._tracing import Cell, Tracer, birth, epoch, is_tracing, local
+from jaxmodules._tracked import ATOMS, MISSING, HookDict
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import Parameter, is_lazy
+from jaxmodules.optim import _arrange, _hooks, _load, _state
 from jaxmodules.optim._cohort import Cohort
-from jaxmodules.optim._groups import ParamGroup
+from jaxmodules.optim._entries import Entries, reserve
+from jaxmodules.optim._groups import ParamGroup, TellingList
+from jaxmodules.optim._hooks import register_optimizer_step_post_hook as register_optimizer_step_post_hook
+from jaxmodules.optim._hooks import register_optimizer_step_pre_hook as register_optimizer_step_pre_hook
 from jaxmodules.optim._match import match
 from jaxmodules.state import Scan
 
+_MACHINERY = frozenset(
+    {"_groups", "_cohorts", "_aligned", "_loose", "_others", "_reserved", "_stepping", "_pins", "_born", *_hooks.DICTS}
+)
+_NOT_STRUCTURE = _MACHINERY | {"param_groups", "state", "transformation", "_opt_called", "_step_when_scheduled"}
+
+
+class _Required:
+    """Stand for a setting that has no default."""
+
+    def __repr__(self) -> str:
+        return "<required parameter>"
+
+
+required = _Required()
 Rule = optax.GradientTransformation
 
 
@@ -58,14 +78,13 @@ class Optimizer(Stateful):
     counter: ClassVar[str] = "step"  # the state that counts steps: before the first there is none to show
 
     def __init__(self, params: Any, defaults: Any) -> None:
+        self._set_up()
+        self._patch_step_function()
         self.transformation = None if isinstance(defaults, Mapping) else defaults
         if self.transformation is not None and not hasattr(defaults, "update"):
             raise TypeError(f"expected an optax transformation or a dict of settings, got {defaults!r}")
         self.defaults: dict[str, Any] = dict(defaults) if isinstance(defaults, Mapping) else {}
-        self.param_groups: list[ParamGroup] = []
-        self._opt_called = False
-        self._step_when_scheduled: Any = None  # what is in place of the class's own when a scheduler is made
-        self._cohorts: list[list[Cohort]] = []
+        self.param_groups = []
         if isinstance(params, Module):
             params = params.named_parameters()
         if isinstance(params, Parameter | jax.Array | np.ndarray) or not isinstance(params, Iterable):
@@ -78,6 +97,59 @@ class Optimizer(Stateful):
             raise ValueError("optimizer got an empty parameter list")
         for group in groups if isinstance(groups[0], dict) else [{"params": groups}]:
             self.add_param_group(group)
+
+    def _set_up(self) -> None:
+        """Make what the class itself keeps."""
+        for name in _hooks.DICTS:
+            object.__setattr__(self, name, HookDict())
+        self._groups: list[Any] = TellingList()
+        self._cohorts: list[Cohort] = []
+        self._aligned: tuple[int, set[int]] | None = None  # for which epoch and parameters the cohorts are right
+        self._loose: dict[Any, Entries] = {}
+        self._others = Entries(birth(), {})
+        self._reserved: list[Any] = []
+        self._stepping = False
+        self._opt_called = False
+        self._step_when_scheduled: Any = None  # what is in place of the class's own when a scheduler is made
+        self._pins = 0  # how many of the numbers of groups are structure: none, all but lr, all
+        self._born = birth()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        old = self.__dict__.get(name, MISSING)
+        object.__setattr__(self, name, value)
+        is_same = old is value or (type(old) is type(value) and type(old) in ATOMS and old == value)
+        if not is_same and name not in _NOT_STRUCTURE:
+            epoch.count += 1
+
+    @property
+    def param_groups(self) -> list[Any]:
+        """The groups: dicts of parameters and settings, to read, to set and to change in place."""
+        groups = self._groups
+        if not all(isinstance(group, ParamGroup) for group in groups):
+            for i, group in enumerate(groups):
+                if not isinstance(group, ParamGroup):
+                    list.__setitem__(groups, i, self._group({**group, **self._missing(group)}))
+        return groups
+
+    @param_groups.setter
+    def param_groups(self, groups: Iterable[Mapping[str, Any]]) -> None:
+        self._groups = TellingList(groups)
+        epoch.count += 1
+
+    def _missing(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the defaults of what a group does not set."""
+        for name, default in self.defaults.items():
+            if default is required and name not in settings:
+                raise ValueError(f"parameter group didn't specify a value of required optimization parameter {name}")
+        return {k: v for k, v in self.defaults.items() if k not in settings}
+
+    @property
+    def _has_rule(self) -> bool:
+        return self.transformation is not None or type(self).rule is not Optimizer.rule
+
+    @property
+    def _steps_itself(self) -> bool:
+        return not self._has_rule and type(self).step is not Optimizer.step
 
     def rule(self, **settings: Any) -> Rule:
         """Return the optax transformation for a group's settings; subclasses override this.
@@ -97,7 +169,8 @@ class Optimizer(Stateful):
 
         Raises:
             TypeError: if it is no dict, or holds what is no Parameter.
-            ValueError: if a parameter is in another group already, or only some have names.
+            ValueError: if a parameter is in another group already, only some have names, or a required setting
+                is missing.
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
@@ -113,21 +186,43 @@ class Optimizer(Stateful):
         if any(id(p) in present for p in params):
             raise ValueError("some parameters appear in more than one parameter group")
         ordered: dict[str, Any] = {"params": params, **({} if names is None else {"param_names": names})}
-        group = self._group({**ordered, **settings, **{k: v for k, v in self.defaults.items() if k not in settings}})
-        self.rule(**group.static(), **group.arrays())  # refuses settings it does not know
+        group = self._group({**ordered, **settings, **self._missing(settings)})
+        if self._has_rule:
+            self.rule(**group.static(), **group.arrays())  # refuses settings it does not know
         self.param_groups.append(group)
-        self._cohorts.append([])
-        epoch.count += 1
 
     def _group(self, settings: dict[str, Any]) -> ParamGroup:
-        return ParamGroup(settings, self.switches, self.complements, self.fixed)
+        group = ParamGroup(settings, self.switches, self.complements, self.fixed)
+        self._fix(group)
+        return group
 
-    def step(self, grads: Any = None) -> Any:
+    def _fix(self, group: ParamGroup) -> None:
+        """Make of a group's numbers those structure that an own ``step`` needs as Python's."""
+        if self._pins > 0:
+            left_out = {"params", "param_names", *group.schedules(), *(("lr",) if self._pins == 1 else ())}
+            group.fix(frozenset(group) - left_out)
+
+    def _can_pin(self) -> bool:
+        return not self._has_rule and self._pins < 2
+
+    def _pin(self) -> None:
+        """Compile for more of the numbers in the groups: first for all but ``lr``, then for all."""
+        self._pins += 1
+        for group in self.param_groups:
+            self._fix(group)
+
+    @_hooks.with_hooks
+    def step(self, closure: Any = None, grads: Any = None) -> Any:
         """Update the parameters once.
 
+        A subclass that has no ``rule`` defines this method itself, as in PyTorch: it reads ``p.grad`` and
+        ``self.state[p]`` and writes ``p.data``.
+
         Args:
-            grads: what ``jm.value_and_grad`` returned; ``None`` to use the parameters' ``.grad``; or a closure that
-                computes the loss again and returns ``(loss, grads)``, or fills ``.grad`` and returns the loss.
+            closure: the gradients as ``jm.value_and_grad`` returned them; ``None`` to use the parameters' ``.grad``;
+                or a function that computes the loss again and returns ``(loss, grads)``, or fills ``.grad`` and
+                returns the loss.
+            grads: the gradients, by name.
 
         Returns:
             The closure's loss, or ``None``.
@@ -135,12 +230,17 @@ class Optimizer(Stateful):
         Raises:
             ValueError: if a gradient matches no parameter; nothing is changed then.
             RuntimeError: if a gradient has the wrong shape; nothing is changed then.
+            NotImplementedError: if the class has neither a ``rule`` nor a ``step``.
         """
         self._opt_called = True  # what schedulers look for
+        if not self._has_rule:
+            self.rule()
         loss = None
-        if callable(grads):
-            result = grads()
-            loss, grads = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+        if callable(closure):
+            result = closure()
+            loss, grads = result if isinstance(result, tuple) and len(result) == 2 else (result, grads)
+        elif closure is not None:
+            grads = closure
         boxes = self._boxes()
         if grads is None:
             found = {id(box): box.grad for box in boxes if box.grad is not None}
@@ -148,10 +248,9 @@ class Optimizer(Stateful):
             found = match(grads, boxes, self._names())
         self._align(found.keys())
         updates = [
-            (cohort, *self._updated(group, cohort, found))
-            for group, cohorts in zip(self.param_groups, self._cohorts, strict=True)
-            for cohort in cohorts
-            if not found.keys().isdisjoint(cohort.ids)
+            (cohort, *self._updated(cohort.group, cohort, found))
+            for cohort in self._cohorts
+            if not found.keys().isdisjoint(cohort.by_id)
         ]
         for group in self.param_groups:
             for schedule in group.schedules().values():
@@ -184,63 +283,36 @@ class Optimizer(Stateful):
 
     def _align(self, active: Iterable[int]) -> None:
         """Give every parameter with a gradient the state that its step needs."""
-        active = set(active)
-        if self._is_aligned(active):
-            return
-        if any(id(cell) in frame.owned for frame in local.frames for _, cell in self._cells()):
-            raise StructureMoves(functools.partial(self._arrange, active))
-        self._arrange(active)
-
-    def _is_aligned(self, active: set[int]) -> bool:
-        for group, cohorts in zip(self.param_groups, self._cohorts, strict=True):
-            static = group.static_key()
-            if any(cohort.static != static or self._is_mixed(cohort, active) for cohort in cohorts):
-                return False
-            covered = {number for cohort in cohorts for number in cohort.ids}
-            if any(id(box) in active and id(box) not in covered for box in group["params"]):
-                return False
-        return True
-
-    def _is_mixed(self, cohort: Cohort, active: set[int]) -> bool:
-        return self.transformation is None and len(active & cohort.ids) not in (0, len(cohort.boxes))
+        _arrange.align(self, set(active))
 
     def _arrange(self, active: set[int]) -> None:
-        """Make cohorts that step as a whole, for the present settings.
+        _arrange.arrange(self, active)
 
-        The state of a given optax transformation is never divided: it may couple its parameters (a global norm) or
-        count the steps of all of them (a schedule). There a parameter without gradient is one whose gradient is zero,
-        except that neither it nor its own state moves.
-        """
-        for number, group in enumerate(self.param_groups):
-            static, names = group.static_key(), self._keys(number)
-            parts: list[Cohort] = []
-            for cohort in self._cohorts[number]:
-                parts += cohort.part(active) if self._is_mixed(cohort, active) else [cohort]
-            covered = {i for cohort in parts for i in cohort.ids}
-            new = {id(box) for box in group["params"] if id(box) in active} - covered
-            if new and self.transformation is not None and parts:
-                parts = [self._fresh(group, names, covered | new).take(parts[0].arrays())]
-            elif new:
-                parts.append(self._fresh(group, names, new))
-            self._cohorts[number] = [
-                cohort if cohort.static == static else self._fresh(group, names, cohort.ids).take(cohort.arrays())
-                for cohort in parts
-            ]
-        epoch.count += 1
-
-    def _fresh(self, group: ParamGroup, names: Mapping[int, str], ids: set[int]) -> Cohort:
+    def _fresh(self, group: ParamGroup, names: Mapping[int, str], ids: Iterable[int]) -> Cohort:
         """Return a cohort in the state before the first step."""
-        boxes = [box for box in group["params"] if id(box) in ids]
-        own = [names[id(box)] for box in boxes]
-        if self.transformation is not None:
-            state = self.transformation.init({n: copy_array(b.value) for n, b in zip(own, boxes, strict=True)})
-        else:
-            values = {n: jax.ShapeDtypeStruct(b.shape, b.dtype) for n, b in zip(own, boxes, strict=True)}
-            static = group.static()
-            shapes = jax.eval_shape(lambda arrays, v: self.rule(**static, **arrays).init(v), group.arrays(), values)
-            with jax.ensure_compile_time_eval():
-                state = jax.tree.map(lambda leaf: jnp.array(np.zeros(leaf.shape, leaf.dtype)), shapes)
-        return Cohort(boxes, own, state, group.static_key())
+        return _arrange.fresh(self, group, names, ids)
+
+    def _loosen(self, box: Parameter) -> None:
+        _state.loosen(self, box)
+
+    def _take_back_reservations(self) -> Any:
+        for entries in self._loose.values():
+            entries.check()
+        return reserve(self._reserved) if self._reserved else None
+
+    @contextmanager
+    def _lent(self, grads: Any) -> Iterator[None]:
+        """Put gradients into the parameters' ``.grad`` for a time."""
+        boxes = self._boxes()
+        found = match(grads, boxes, self._names())
+        before = [box.grad for box in boxes]
+        try:
+            for box in boxes:
+                box.grad = found.get(id(box))
+            yield
+        finally:
+            for box, grad in zip(boxes, before, strict=True):
+                box.grad = grad
 
     def _boxes(self) -> list[Parameter]:
         return [box for group in self.param_groups for box in group["params"]]
@@ -272,18 +344,22 @@ class Optimizer(Stateful):
                     box.grad = None if set_to_none else jnp.zeros_like(box.grad)
 
     def _cells(self) -> list[tuple[str, Cell]]:
+        """Return every cell but the parameters, with its name."""
         cells: list[tuple[str, Cell]] = []
-        for number, (group, cohorts) in enumerate(zip(self.param_groups, self._cohorts, strict=True)):
-            cells += [(f"param_groups[{number}].{name}", cell) for name, cell in group.cells()]
-            for cohort in cohorts:
-                leaves = zip(cohort.leaves, cohort.cells, strict=True)
-                cells += [(f"state[{number}].{owner or ''}.{field}", cell) for (field, owner), cell in leaves]
-        return cells
+        number = {}
+        for i, group in enumerate(self.param_groups):
+            number[id(group)] = i
+            cells += [(f"param_groups[{i}].{name}", cell) for name, cell in group.cells()]
+        for cohort in self._cohorts:
+            leaves = zip(cohort.leaves, cohort.cells, strict=True)
+            place = f"state[{number.get(id(cohort.group))}]"
+            cells += [(f"{place}.{owner or ''}.{field}", cell) for (field, owner), cell in leaves]
+        return cells + [cell for entries in (*self._loose.values(), self._others) for cell in entries.cells()]
 
     def _jm_scan(self, scan: Scan, path: str) -> Any:
-        if not local.frames:
+        if not local.frames and self._has_rule:
             trainable = {id(box) for box in self._boxes() if box.requires_grad and not is_lazy(box)}
-            if not self._is_aligned(trainable):
+            if not _arrange.is_aligned(self, trainable):
                 before = epoch.count
                 self._arrange(trainable)
                 epoch.count = before  # an arrangement made while scanning is part of the structure being read
@@ -291,29 +367,35 @@ class Optimizer(Stateful):
             [scan.stateful(box, name) for box, name in zip(group["params"], self._keys(i).values(), strict=True)]
             for i, group in enumerate(self.param_groups)
         ]
-        cohorts = [
-            [(tuple(scan.ordinal[id(b)] for b in c.boxes), tuple(c.names), c.treedef) for c in cohorts]
-            for cohorts in self._cohorts
+        cohorts = [(tuple(scan.ordinal[id(b)] for b in c.boxes), tuple(c.names), c.treedef) for c in self._cohorts]
+        loose = [
+            (scan.ordinal.get(id(key), key), entries.scan(scan, f"state[{i}]"))
+            for i, (key, entries) in enumerate(self._loose.items())
         ]
         for name, cell in self._cells():
             scan.stateful(cell, name)
+        left_out = _NOT_STRUCTURE | {"defaults"} if self._has_rule else _NOT_STRUCTURE
         return (
             Same(self.transformation) if self.transformation is not None else None,
             tuple(map(tuple, boxes)),
-            tuple(map(tuple, cohorts)),
+            tuple(cohorts),
+            (*loose, self._others.scan(scan, "state")),
             tuple(group.static_key() for group in self.param_groups),
             tuple(tuple(name for name, _ in group.cells()) for group in self.param_groups),
+            scan.attributes(self, f"{path}." if path else "", left_out),
+            _hooks.scanned(self, scan, path),
         )
 
     @property
-    def state(self) -> dict[Parameter, dict[str, Any]]:
-        """The state of every parameter that has any, under torch's names; a copy, which is not written to."""
-        state: dict[Parameter, dict[str, Any]] = {}
-        for cohort in (cohort for cohorts in self._cohorts for cohort in cohorts):
-            for box, own in zip(cohort.boxes, cohort.of_each(), strict=True):
-                if own and not self._is_before_first_step(own):
-                    state[box] = self._export(own)
-        return state
+    def state(self) -> _state.State:
+        """What the optimizer keeps for each parameter, by torch's names: to read, to set and to change in place."""
+        return _state.State(self)
+
+    @state.setter
+    def state(self, state: Mapping[Any, Any]) -> None:
+        values = dict(state)
+        _state.clear(self)
+        self.state.update(values)
 
     def _is_before_first_step(self, state: Mapping[str, Any]) -> bool:
         count = state.get(self.counter, 1)
@@ -327,12 +409,46 @@ class Optimizer(Stateful):
         """Return one parameter's state as read from torch's form."""
         return state
 
+    def register_step_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Register ``hook(optimizer, args, kwargs)`` to run before every step; it may return new ``(args, kwargs)``.
+
+        In a compiled function hooks run when it is traced; adding or removing one has it traced again.
+        """
+        return add_hook(self.__dict__["_optimizer_step_pre_hooks"], hook)
+
+    def register_step_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Register ``hook(optimizer, args, kwargs)`` to run after every step."""
+        return add_hook(self.__dict__["_optimizer_step_post_hooks"], hook)
+
+    def register_state_dict_pre_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """Register ``hook(optimizer)`` to run before :meth:`state_dict`, before the other hooks if ``prepend``."""
+        return add_hook(self.__dict__["_optimizer_state_dict_pre_hooks"], hook, prepend)
+
+    def register_state_dict_post_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """Register ``hook(optimizer, state_dict)`` to run after :meth:`state_dict`; it may return another dict."""
+        return add_hook(self.__dict__["_optimizer_state_dict_post_hooks"], hook, prepend)
+
+    def register_load_state_dict_pre_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """Register ``hook(optimizer, state_dict)`` to run before :meth:`load_state_dict`; it may return another dict.
+
+        The dict is a shallow copy of the one given.
+        """
+        return add_hook(self.__dict__["_optimizer_load_state_dict_pre_hooks"], hook, prepend)
+
+    def register_load_state_dict_post_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """Register ``hook(optimizer)`` to run after :meth:`load_state_dict`."""
+        return add_hook(self.__dict__["_optimizer_load_state_dict_post_hooks"], hook, prepend)
+
     def state_dict(self) -> dict[str, Any]:
         """Return ``{"state": ..., "param_groups": ...}`` in PyTorch's shape: parameters by number, arrays by name."""
-        number = {id(box): i for i, box in enumerate(self._boxes())}
-        state = {number[id(box)]: own for box, own in self.state.items()}
-        groups = [{**group.saved(), "params": [number[id(p)] for p in group["params"]]} for group in self.param_groups]
-        return {"state": dict(sorted(state.items())), "param_groups": groups}
+        own = self.__dict__
+        for hook in list(own["_optimizer_state_dict_pre_hooks"].values()):
+            hook(self)
+        state_dict = _load.pack(self)
+        for hook in list(own["_optimizer_state_dict_post_hooks"].values()):
+            result = hook(self, state_dict)
+            state_dict = state_dict if result is None else result
+        return state_dict
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load what :meth:`state_dict`, or the torch optimizer of the same class, returned; all of it or nothing.
@@ -341,44 +457,47 @@ class Optimizer(Stateful):
             ValueError: if groups, parameters or the names of state do not fit.
             RuntimeError: if an array has the wrong shape.
         """
-        groups, state = state_dict["param_groups"], state_dict["state"]
-        if len(groups) != len(self.param_groups):
-            raise ValueError("loaded state dict has a different number of parameter groups")
-        if any(len(new["params"]) != len(own["params"]) for new, own in zip(groups, self.param_groups, strict=True)):
-            raise ValueError(
-                "loaded state dict contains a parameter group that doesn't match the size of optimizer's group"
-            )
-        cohorts = []
-        for i, (new, own) in enumerate(zip(groups, self.param_groups, strict=True)):
-            group = self._group({**own.copy(), **own.loaded(new), "params": own["params"]})
-            cohorts.append(self._loaded(group, self._keys(i), [state.get(n) for n in new["params"]]))
-        for new, own in zip(groups, self.param_groups, strict=True):
-            own.update(own.loaded(new))
-        self._cohorts = cohorts
-        epoch.count += 1
+        own = self.__dict__
+        given: Any = dict(state_dict)
+        for hook in list(own["_optimizer_load_state_dict_pre_hooks"].values()):
+            result = hook(self, given)
+            given = given if result is None else result
+        _load.unpack(self, given)
+        for hook in list(own["_optimizer_load_state_dict_post_hooks"].values()):
+            hook(self)
 
-    def _loaded(self, group: ParamGroup, names: Mapping[int, str], states: Sequence[Any]) -> list[Cohort]:
-        """Return the cohorts of a group: one for each history among the loaded states."""
-        owns = [{k: v for k, v in (state or {}).items() if v is not None} for state in states]
-        given = {id(box): self._import(own) for box, own in zip(group["params"], owns, strict=True) if own}
-        shared = [field for field, owner in self._fresh(group, names, set(list(given)[:1])).leaves if owner is None]
-        histories: dict[Any, dict[int, dict[str, Any]]] = {}
-        for number, own in given.items():
-            history = tuple(float(to_array(own[field])) for field in shared if field in own)
-            histories.setdefault(history, {})[number] = own
-        cohorts = []
-        for members in histories.values():
-            cohort = self._fresh(group, names, set(members))
-            sources = {names[i]: own for i, own in members.items()}
-            arrays = {}
-            for (field, owner), cell in zip(cohort.leaves, cohort.cells, strict=True):
-                name = owner or cohort.names[0]
-                arrays[field, owner] = _fitted(sources[name], field, name, cell.value)
-            used = {field for field, _ in arrays}
-            for name, own in sources.items():
-                arrays |= {(k, name): copy_array(to_array(v)) for k, v in own.items() if k not in used}
-            cohorts.append(cohort.take(arrays))
-        return cohorts
+    @property
+    def _overrides_setstate(self) -> bool:
+        return type(self).__setstate__ is not Optimizer.__setstate__
+
+    def __getstate__(self) -> dict[str, Any]:
+        left_out = _MACHINERY | {"step", *(("transformation",) if self.transformation is None else ())}
+        own = {name: value for name, value in self.__dict__.items() if name not in left_out}
+        return {**own, "state": dict(_state.read_all(self)), "param_groups": list(self.param_groups)}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        own = dict(state)
+        if "_cohorts" not in self.__dict__:
+            self._set_up()
+            own.setdefault("transformation", None)
+        values = own.pop("state", None)
+        for name, value in own.items():
+            setattr(self, name, value)
+        self._patch_step_function()
+        if not self._has_rule:
+            self.defaults.setdefault("differentiable", False)
+        if values is not None:
+            self.state = values
+
+    @staticmethod
+    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a ``step`` method with the hooks of steps around it."""
+        return _hooks.with_hooks(func)
+
+    def _patch_step_function(self) -> None:
+        cls = type(self)
+        if not getattr(cls.step, "hooked", False):
+            cls.step = self.profile_hook_step(cls.step)  # type: ignore[method-assign]
 
     def __repr__(self) -> str:
         text = f"{type(self).__name__} ("
@@ -386,21 +505,6 @@ class Optimizer(Stateful):
             lines = "".join(f"    {key}: {group[key]}\n" for key in sorted(group) if key != "params")
             text += f"\nParameter Group {i}\n{lines}"
         return f"{text})"
-
-
-def _fitted(source: Mapping[str, Any], field: str, name: str, like: Any) -> Any:
-    """Return a loaded array in the dtype of the state it replaces."""
-    if field not in source:
-        raise ValueError(
-            f"loaded state dict has no {field!r} for parameter {name}, only {', '.join(map(repr, source))}:"
-            " is it that of another optimizer?"
-        )
-    array = to_array(source[field])
-    if array.shape != like.shape:
-        raise RuntimeError(
-            f"{field} of parameter {name} has shape {array.shape} in the loaded state dict, expected {like.shape}"
-        )
-    return copy_array(array.astype(like.dtype) if array.dtype != like.dtype else array)
 
 
 def _listed(params: Any) -> tuple[list[Parameter], list[str] | None]:

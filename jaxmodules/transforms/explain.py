@@ -225,6 +225,7 @@ class _Survey(Scan):
         return super()._item(buffers, name, path, array)
 
     def attributes(self, holder: Any, prefix: str, left_out: frozenset[str]) -> Any:
+        """Return the key of an object's attributes, and note each."""
         parts: Any = super().attributes(holder, prefix, left_out)
         for name, key in parts:
             path = f"{prefix}.{name.removeprefix('_')}" if isinstance(holder, Cell) else prefix + name

@@ -160,4 +160,4 @@ def test_something_else_than_settings_or_a_transformation_is_refused() -> None:
 
 def test_an_optimizer_without_a_rule_says_so() -> None:
     with pytest.raises(NotImplementedError, match=r"Optimizer must define rule\(\), or be given an optax"):
-        jm.optim.Optimizer(mlp(), {"lr": 0.1})
+        jm.optim.Optimizer(mlp(), {"lr": 0.1}).step([])
