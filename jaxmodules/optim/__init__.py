@@ -9,6 +9,7 @@ from jaxmodules.optim.adam import Adam as Adam
 from jaxmodules.optim.adamax import Adamax as Adamax
 from jaxmodules.optim.adamw import AdamW as AdamW
 from jaxmodules.optim.asgd import ASGD as ASGD
+from jaxmodules.optim.lbfgs import LBFGS as LBFGS
 from jaxmodules.optim.muon import Muon as Muon
 from jaxmodules.optim.nadam import NAdam as NAdam
 from jaxmodules.optim.optimizer import Optimizer as Optimizer

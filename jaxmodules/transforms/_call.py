@@ -83,7 +83,7 @@ class _Guard:
     """The plain attributes of some modules as they are, so that no traced value stays behind in one."""
 
     def __init__(self, roots: Sequence[Any]) -> None:
-        modules = [m for root in roots if hasattr(root, "named_modules") for m in root.named_modules()]
+        modules = [m for root in roots if hasattr(type(root), "named_modules") for m in root.named_modules()]
         self._before = [(path, module, dict(module.__dict__)) for path, module in modules]
         self._contents = [
             (path, module, name, restorer(value))
@@ -235,7 +235,7 @@ class Call:
             return out, False
         known = {id(cell): Ref(-1, i) for i, cell in enumerate(structure.cells)}
         for number, root in enumerate(self.roots):
-            modules = root.named_modules() if hasattr(root, "named_modules") else [("", root)]
+            modules = root.named_modules() if hasattr(type(root), "named_modules") else [("", root)]
             for path, module in modules:
                 known.setdefault(id(module), Ref(number, path))
         return jax.tree_util.tree_unflatten(treedef, [known.get(id(leaf), leaf) for leaf in leaves]), True
