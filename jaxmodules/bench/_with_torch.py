@@ -32,7 +32,7 @@ class Block(torch_nn.Module):
         return x
 
 
-def make_step(blocks: int, **options: bool) -> Side:
+def make_step(blocks: int, **options: Any) -> Side:
     """Return a training step that keeps its state between calls; the options are those of the optimizer."""
     net = torch_nn.Sequential(*(Block() for _ in range(blocks)))
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE, **options)

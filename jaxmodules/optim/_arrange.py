@@ -40,7 +40,7 @@ def is_aligned(optimizer: Any, active: set[int]) -> bool:
 
 def align(optimizer: Any, active: set[int]) -> None:
     """Give every one of these parameters the state that its step needs."""
-    if is_aligned(optimizer, active):
+    if optimizer._is_aligned(active):
         return
     if is_bound(optimizer):
         raise StructureMoves(functools.partial(optimizer._arrange, active))

@@ -69,7 +69,7 @@ def with_hooks(function: Callable[..., Any]) -> Callable[..., Any]:
                         f"{function} must return None or a tuple of (new_args, new_kwargs), but got {result}."
                     )
                 args, kwargs = result
-        own["_stepping"] = True
+        own["_stepping"] = own["_opt_called"] = True  # the second is what schedulers look for
         try:
             if optimizer._steps_itself and len(args) > 1 and isinstance(args[1], _GRADIENTS):
                 with optimizer._lent(args[1]):

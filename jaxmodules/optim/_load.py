@@ -11,7 +11,6 @@ import numpy as np
 from jaxmodules._tracing import epoch
 from jaxmodules.nn._writable import copy_array, to_array
 from jaxmodules.nn.parameter import Parameter
-from jaxmodules.optim._arrange import loaded
 from jaxmodules.optim._state import read_all
 
 
@@ -44,7 +43,7 @@ def unpack(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
         for i, (new, own) in enumerate(zip(groups, optimizer.param_groups, strict=True)):
             group = optimizer._group({**settings[i], "params": own["params"]})
             optimizer.rule(**group.static(), **group.arrays())
-            cohorts.append(loaded(optimizer, group, optimizer._keys(i), [state.get(n) for n in new["params"]]))
+            cohorts.append(optimizer._loaded(group, optimizer._keys(i), [state.get(n) for n in new["params"]]))
         rest = {key: value for key, value in state.items() if key not in boxes}
     else:
         rest = {boxes.get(key, key): _cast(boxes.get(key), value) for key, value in state.items()}

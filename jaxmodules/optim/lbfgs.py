@@ -59,6 +59,7 @@ class LBFGS(Optimizer):
     """
 
     fixed = frozenset({"history_size"})
+    counter = "func_evals"
 
     def __init__(
         self,
@@ -128,7 +129,7 @@ class LBFGS(Optimizer):
         layout, settings = _layout(boxes), {k: v for k, v in group.arrays().items() if k in _NUMBERS}
         before = [box.value for box in boxes]
         result, loss, gradients = self._evaluated(closure)
-        memory = self._memory()
+        memory = self._cohorts[0].state()
         searches = group["line_search_fn"] is not None
         state = begin(layout, searches, memory, settings, before, loss, gradients)
 
@@ -149,7 +150,7 @@ class LBFGS(Optimizer):
                 raise
         memory, _, values = state
         _place(boxes, values)
-        for cell, leaf in zip(self._cohorts[0][0].cells, memory, strict=True):
+        for cell, leaf in zip(self._cohorts[0].cells, memory, strict=True):
             cell.value = leaf
         for schedule in group.schedules().values():
             schedule.advance()
@@ -168,37 +169,38 @@ class LBFGS(Optimizer):
             raise TypeError("the closure given to LBFGS.step() must return the loss, got None")
         return result, jnp.asarray(result).reshape(()), gradients
 
-    def _memory(self) -> Memory:
-        return self._cohorts[0][0].state()
-
     def _is_aligned(self, active: set[int]) -> bool:
-        cohorts, group = self._cohorts[0], self.param_groups[0]
-        if not cohorts or cohorts[0].static != group.static_key():
+        group = self.param_groups[0]
+        cohort = self._cohorts[0] if self._cohorts else None
+        if cohort is None or cohort.left or cohort.static != group.static_key() or cohort.boxes[0] not in self._boxes():
             return False
-        layout, d = _layout(group["params"]), cohorts[0].cells[Memory._fields.index("d")]._value
+        layout, d = _layout(group["params"]), cohort.cells[Memory._fields.index("d")]._value
         return d.shape == (layout.size,) and d.dtype == layout.dtype
 
     def _arrange(self, active: set[int]) -> None:
-        """Make the one cohort there is, of all parameters: one without a gradient has zeros for it."""
         group = self.param_groups[0]
-        fresh = self._fresh(group, self._keys(0), {id(box) for box in group["params"]})
-        for old in self._cohorts[0]:
-            _fill(fresh, _saved(old.state()))
-        self._cohorts[0] = [fresh]
+        fresh = self._fresh(group, self._keys(0), ())
+        for old in self._cohorts:
+            if not old.left and (saved := _saved(old.state())):
+                _fill(fresh, saved)
+        for entries in self._loose.values():
+            _fill(fresh, entries.values())
+        self._cohorts, self._loose = [fresh], {}
         epoch.count += 1
 
-    @property
-    def state(self) -> dict[Parameter, dict[str, Any]]:
-        """What is kept from step to step, as the state of the first parameter; a copy, which is not written to."""
-        cohorts = self._cohorts[0]
-        saved = _saved(cohorts[0].state()) if cohorts else {}
-        return {self._boxes()[0]: saved} if saved else {}
+    def _fresh(self, group: ParamGroup, names: Mapping[int, str], ids: Iterable[int]) -> Cohort:
+        """Return the one cohort there is: a parameter without a gradient has zeros. The first has the state of all."""
+        whole = super()._fresh(group, names, names)
+        return Cohort(group, group["params"][:1], whole.names[:1], whole.state(), whole.static)
 
     def _loaded(self, group: ParamGroup, names: Mapping[int, str], states: Sequence[Any]) -> list[Cohort]:
-        cohort = self._fresh(group, names, set(names))
+        cohort = self._fresh(group, names, ())
         if states[0]:
             _fill(cohort, states[0])
         return [cohort]
+
+    def _export(self, state: dict[str, Any]) -> dict[str, Any]:
+        return _saved(Memory(**state))
 
 
 _NUMBERS = ("lr", "max_iter", "max_eval", "tolerance_grad", "tolerance_change")

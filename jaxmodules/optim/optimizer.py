@@ -10,7 +10,7 @@ import functools
 import types
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -232,7 +232,6 @@ class Optimizer(Stateful):
             RuntimeError: if a gradient has the wrong shape; nothing is changed then.
             NotImplementedError: if the class has neither a ``rule`` nor a ``step``.
         """
-        self._opt_called = True  # what schedulers look for
         if not self._has_rule:
             self.rule()
         loss = None
@@ -285,8 +284,15 @@ class Optimizer(Stateful):
         """Give every parameter with a gradient the state that its step needs."""
         _arrange.align(self, set(active))
 
+    def _is_aligned(self, active: set[int]) -> bool:
+        return _arrange.is_aligned(self, active)
+
     def _arrange(self, active: set[int]) -> None:
         _arrange.arrange(self, active)
+
+    def _loaded(self, group: ParamGroup, names: Mapping[int, str], states: Sequence[Any]) -> list[Cohort]:
+        """Return the cohorts of a group whose parameters have these states, in torch's form."""
+        return _arrange.loaded(self, group, names, states)
 
     def _fresh(self, group: ParamGroup, names: Mapping[int, str], ids: Iterable[int]) -> Cohort:
         """Return a cohort in the state before the first step."""
@@ -359,7 +365,7 @@ class Optimizer(Stateful):
     def _jm_scan(self, scan: Scan, path: str) -> Any:
         if not local.frames and self._has_rule:
             trainable = {id(box) for box in self._boxes() if box.requires_grad and not is_lazy(box)}
-            if not _arrange.is_aligned(self, trainable):
+            if not self._is_aligned(trainable):
                 before = epoch.count
                 self._arrange(trainable)
                 epoch.count = before  # an arrangement made while scanning is part of the structure being read
