@@ -13,6 +13,7 @@ from jaxmodules import nn
 
 Grads = Sequence[np.ndarray | None]
 SHAPES = ((4, 3), (3,), (2, 2, 2), ())
+SMALL = ((4, 3), ())
 X = jnp.linspace(-1.0, 1.0, 15, dtype=jnp.float32).reshape(5, 3)
 
 

@@ -15,7 +15,8 @@ import pytest
 import jaxmodules as jm
 from jaxmodules import nn
 from jaxmodules.bench import _with_jaxmodules, _with_raw
-from tests.optim.helpers import Counted, Grads, Pair, draw, gradients, loss_of, mlp, train_step, values
+from tests.optim.configs import Settings, every_optimizer
+from tests.optim.helpers import SMALL, Counted, Grads, Pair, draw, gradients, loss_of, mlp, train_step, values
 
 SETTINGS: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
     ("SGD", {"lr": 1}, [{"lr": 0.5}, {"lr": np.float32(0.25)}, {"lr": jnp.float32(0.1)}, {"lr": 0}]),
@@ -34,6 +35,26 @@ def test_changed_numbers_are_honoured_without_a_retrace(name: str, kwargs: Any, 
         pair.set(**{key: value.item() if hasattr(value, "item") else value for key, value in change.items()})
         pair.optimizer.param_groups[0].update(change)
         pair.step(grads, compiled)
+    pair.check()
+    assert compiled.traces == 1
+
+
+def other(value: Any) -> Any:
+    """Return another setting of the same kind."""
+    if isinstance(value, tuple):
+        return tuple(map(other, value))
+    return value if isinstance(value, bool | None) else value * 0.9
+
+
+@every_optimizer
+def test_all_numbers_of_every_optimizer_may_change(name: str, kwargs: Settings) -> None:
+    pair = Pair(name, shapes=SMALL, **kwargs)
+    compiled = Counted(pair.optimizer)
+    settings = pair.oracle.defaults
+    for grads in gradients(4, shapes=SMALL):
+        pair.step(grads, compiled)
+        settings = {key: other(value) for key, value in settings.items()}
+        pair.set(**settings)
     pair.check()
     assert compiled.traces == 1
 
@@ -226,6 +247,18 @@ def test_copies_of_net_and_optimizer_train_on_equally(clone: Callable[[Any], Any
         step(twin, its_optimizer)
     for ours, theirs in zip(values(net), values(twin), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@every_optimizer
+def test_a_pickled_copy_of_every_optimizer_steps_equally(name: str, kwargs: Settings) -> None:
+    pair = Pair(name, **kwargs)
+    first, second = gradients(2)
+    pair.step(first)
+    boxes, optimizer = pickle.loads(pickle.dumps((pair.ours, pair.optimizer)))
+    pair.step(second)
+    optimizer.step([jnp.asarray(grad) for grad in second])
+    assert repr(optimizer) == repr(pair.optimizer)
+    np.testing.assert_equal(values(boxes), values(pair.ours))
 
 
 def test_eager_steps_do_not_keep_an_optimizer_alive() -> None:

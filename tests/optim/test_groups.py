@@ -1,5 +1,6 @@
 """Parameters and groups: what the constructor and ``add_param_group`` take and refuse, in torch's words."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 import jaxmodules as jm
 from jaxmodules import nn
+from tests.optim.configs import Settings, every_optimizer
 from tests.optim.helpers import Pair, mlp, train_step, values
 
 GIVEN: dict[str, Callable[[Any], Any]] = {
@@ -66,10 +68,17 @@ def test_add_param_group_does_not_write_into_its_argument() -> None:
     assert list(group) == ["params"]
 
 
-@pytest.mark.parametrize(
-    ("name", "kwargs"), [("SGD", {"lr": 1}), ("Adam", {}), ("AdamW", {"betas": (0.5, 0.9), "amsgrad": True})]
-)
-def test_repr_is_torchs(name: str, kwargs: dict[str, Any]) -> None:
+@every_optimizer
+def test_signature_is_torchs(name: str, kwargs: Settings) -> None:
+    ours, theirs = (
+        [(p.name, p.default, p.kind) for p in inspect.signature(getattr(library, name)).parameters.values()]
+        for library in (jm.optim, torch.optim)
+    )
+    assert ours == theirs
+
+
+@every_optimizer
+def test_repr_is_torchs(name: str, kwargs: Settings) -> None:
     pair = Pair(name, **kwargs)
     for optimizer, parameter in ((pair.optimizer, nn.Parameter), (pair.oracle, torch.nn.Parameter)):
         data = jnp.ones(1) if parameter is nn.Parameter else torch.ones(1)

@@ -1,29 +1,28 @@
 """An optax schedule as the learning rate: the same steps as in optax, compiled once, resumed where it was."""
 
 import copy
-from typing import Any
 
 import numpy as np
 import optax
 import pytest
 
 import jaxmodules as jm
-from tests.optim.helpers import Counted, Pair, gradients, mlp, train_step, values
+from tests.optim.configs import Settings, every_optimizer
+from tests.optim.helpers import SMALL, Counted, Pair, gradients, mlp, train_step, values
 
 SCHEDULE = optax.warmup_cosine_decay_schedule(0.01, 0.1, 5, 30)
 
 
-@pytest.mark.parametrize("compile_it", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize(("name", "kwargs"), [("SGD", {"momentum": 0.9}), ("Adam", {}), ("AdamW", {"amsgrad": True})])
-def test_steps_are_those_of_torch_with_the_rates_of_the_schedule(name: str, kwargs: Any, compile_it: bool) -> None:
-    pair = Pair(name, lr=SCHEDULE, theirs={"lr": 0.0, **kwargs}, **kwargs)
-    step = Counted(pair.optimizer) if compile_it else None
-    for i, grads in enumerate(gradients(20)):
+@every_optimizer
+def test_steps_are_those_of_torch_with_the_rates_of_the_schedule(name: str, kwargs: Settings) -> None:
+    pair = Pair(name, shapes=SMALL, theirs=kwargs, **{**kwargs, "lr": SCHEDULE})
+    compiled = Counted(pair.optimizer)
+    for i, grads in enumerate(gradients(20, shapes=SMALL)):
         assert pair.optimizer.param_groups[0]["lr"] == pytest.approx(float(SCHEDULE(i)))
         pair.oracle.param_groups[0]["lr"] = float(SCHEDULE(i))
-        pair.step(grads, step)
+        pair.step(grads, compiled)
     pair.check(2e-6)
-    assert step is None or step.traces == 1
+    assert compiled.traces == 1
 
 
 def test_a_number_may_become_a_schedule_and_a_number_again() -> None:

@@ -13,12 +13,11 @@ import torch
 
 import jaxmodules as jm
 from jaxmodules import nn
-from tests.optim.helpers import Counted, Pair, gradients, mlp, to_torch, train_step, values
+from tests.optim.configs import MAIN, Settings, every_optimizer
+from tests.optim.helpers import SMALL, Counted, Pair, gradients, mlp, to_torch, train_step, values
 
-CONFIGS: list[tuple[str, dict[str, Any]]] = [
-    ("SGD", {"lr": 0.1}), ("SGD", {"momentum": 0.9, "dampening": 0.5}), ("SGD", {"momentum": 0.9, "nesterov": True}),
-    ("Adam", {"lr": 0.1, "betas": (0.5, 0.9999)}), ("AdamW", {"lr": 0.01, "amsgrad": True}),
-]  # fmt: skip
+HISTORIES = [*MAIN.items(), ("SGD", {"lr": 0.1}), ("SGD", {"momentum": 0.9, "nesterov": True})]
+every_history = pytest.mark.parametrize(("name", "kwargs"), HISTORIES, ids=lambda value: str(value).replace(" ", ""))
 
 
 def partly(grads: list[Any]) -> list[Any]:
@@ -26,40 +25,63 @@ def partly(grads: list[Any]) -> list[Any]:
     return [None, *grads[1:]]
 
 
-@pytest.mark.parametrize(("name", "kwargs"), CONFIGS)
-def test_torch_goes_on_from_our_state(name: str, kwargs: dict[str, Any]) -> None:
+@every_history
+def test_torch_goes_on_from_our_state(name: str, kwargs: Settings) -> None:
     pair = Pair(name, **kwargs)
-    first, *others = gradients(20)
+    first, *others = gradients(12)
     pair.step(partly(first))
-    for grads in others[:9]:
+    for grads in others[:6]:
         pair.step(grads)
     pair.oracle = getattr(torch.optim, name)(pair.theirs)
     pair.oracle.load_state_dict(to_torch(pair.optimizer.state_dict()))
-    for grads in others[9:]:
+    for grads in others[6:]:
         pair.step(grads)
     pair.check()
     pair.check_state()
 
 
-@pytest.mark.parametrize("compile_it", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize(("name", "kwargs"), CONFIGS)
-def test_we_go_on_from_torchs_state(name: str, kwargs: dict[str, Any], compile_it: bool) -> None:
-    pair = Pair(name, **kwargs)
-    first, *others = gradients(20)
+@every_history
+def test_we_go_on_from_torchs_state(name: str, kwargs: Settings) -> None:
+    pair = Pair(name, shapes=SMALL, **kwargs)
+    first, *others = gradients(12, shapes=SMALL)
     pair.step(partly(first))
-    for grads in others[:9]:
+    for grads in others[:6]:
         pair.step(grads)
     pair.optimizer = getattr(jm.optim, name)(pair.ours)
     pair.optimizer.load_state_dict(pair.oracle.state_dict())
-    step = Counted(pair.optimizer) if compile_it else None
-    for grads in others[9:]:
+    step = Counted(pair.optimizer)
+    for grads in others[6:]:
         pair.step(grads, step)
+    pair.check()
+    pair.check_state()
+    assert step.traces == 1
+
+
+@every_optimizer
+def test_state_before_the_first_step_and_of_who_sits_it_out(name: str, kwargs: Settings) -> None:
+    pair = Pair(name, **kwargs)
+    pair.check_state()
+    for grads in gradients(2):
+        pair.step(partly(grads))
+        pair.check_state()
+
+
+@pytest.mark.parametrize(("name", "setting"), [("NAdam", "momentum_decay"), ("ASGD", "lambd")])
+def test_parameters_of_equal_steps_and_different_histories_go_on_apart(name: str, setting: str) -> None:
+    pair = Pair(name, **{setting: 0.5})
+    first, second, third = gradients(3)
+    pair.step(partly(first))
+    pair.set(**{setting: 0.1})
+    pair.step([second[0], None, None, None])
+    pair.optimizer.load_state_dict(pair.oracle.state_dict())
+    pair.step(third)
     pair.check()
     pair.check_state()
 
 
-def test_groups_are_those_of_torch() -> None:
-    pair = Pair("AdamW", lr=0.5)
+@every_optimizer
+def test_groups_are_those_of_torch(name: str, kwargs: Settings) -> None:
+    pair = Pair(name, **kwargs)
     assert pair.optimizer.state_dict()["param_groups"] == pair.oracle.state_dict()["param_groups"]
 
 
