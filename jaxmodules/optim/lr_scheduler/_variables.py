@@ -96,8 +96,12 @@ class Variables(ItemwiseDict):
             if not self._is_bound() or not is_numeric(plain) or isinstance(plain, list) != isinstance(value, list):
                 raise LeakError(leak_message(f"the attribute '{name}' of {self._owner}"))
             whole = all(map(_is_whole, _numbers(value)))
-            raise StructureMoves(functools.partial(self._put, name, plain if whole else _floats(plain)))
+            raise StructureMoves(functools.partial(self._remake, name, whole))
         self._put(name, value)
+
+    def _remake(self, name: str, whole: bool) -> None:
+        """Make a variable of what there is, to hold other numbers."""
+        self._put(name, self[name] if whole else _floats(self[name]))
 
     def _put(self, name: str, value: Any) -> None:
         super().__setitem__(name, Variable(value))
