@@ -173,6 +173,15 @@ def test_rates_that_nothing_schedules_are_refused() -> None:
         OURS.StepLR(jm.optim.SGD([box], lr=optax.constant_schedule(0.1)), 3)
 
 
+def test_a_group_added_during_compiled_training() -> None:
+    scheduler = OURS.ReduceLROnPlateau(stepped(), patience=0)
+    compiled = jm.jit(lambda scheduler, metric: scheduler.step(metric))
+    compiled(scheduler, 1.0)
+    scheduler.optimizer.add_param_group({"params": [nn.Parameter(jnp.ones(1))], "lr": 0.25})
+    compiled(scheduler, 1.0)
+    assert scheduler.get_last_lr() == pytest.approx([0.005, 0.05, 0.025])
+
+
 def test_groups_added_to_a_plateau_need_bounds() -> None:
     optimizer = stepped()
     scheduler = OURS.ReduceLROnPlateau(optimizer, patience=0, min_lr=[1e-5, 1e-4])
@@ -239,13 +248,14 @@ def test_a_scheduler_of_the_users_counts_in_compiled_steps() -> None:
     scheduler, twin = Own(stepped()), Own(stepped())
     traces: list[int] = []
     compiled = jm.jit(lambda scheduler: (traces.append(1), train(scheduler))[1])
-    for i in range(6):
+    for i in range(8):
         for own in (scheduler, twin):
             own.enabled = i != 2
             own.factor = 0.5 if i < 4 else 0.25
-        compiled(scheduler)
+        (train if i == 6 else compiled)(scheduler)
         train(twin)
-    assert scheduler.calls == twin.calls == 7
+    assert len(traces) == 4  # the first one finds that calls are counted
+    assert scheduler.calls == twin.calls == 9
     assert scheduler.get_last_lr() == pytest.approx(twin.get_last_lr())
     state = {key: value for key, value in scheduler.state_dict().items() if key != "_last_lr"}
     assert state == {key: value for key, value in twin.state_dict().items() if key != "_last_lr"}

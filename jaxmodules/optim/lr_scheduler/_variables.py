@@ -46,22 +46,24 @@ class Variable:
 
 
 class Variables(ItemwiseDict):
-    """Attributes as they are set; those that are numbers, and change, read as numbers and are kept as variables.
+    """Attributes as they are set; those that are numbers, and change in compiled functions, are kept as variables.
 
-    A number becomes a variable when it is set a second time, or at once where the class says so.
+    A number becomes a variable when a compiled function sets it, or at once where the class says so. Reading it gives
+    a number all the same. A change of any other attribute is a change of structure.
 
     Args:
         owner: what the class of the object is called.
         changing: names of numbers that are variables from the beginning.
     """
 
-    __slots__ = ("_born", "_changing", "_owner")
+    __slots__ = ("_born", "_changing", "_owner", "observed")
 
     def __init__(self, owner: str, changing: frozenset[str]) -> None:
         super().__init__()
         self._owner = owner
         self._changing = changing
         self._born = birth()
+        self.observed = False  # whether a structure has been read from it
 
     @classmethod
     def of(cls, holder: Any) -> "Variables":
@@ -81,31 +83,37 @@ class Variables(ItemwiseDict):
         elif is_numeric(value) and self._is_variable(name, old, value):
             self._make_variable(name, old, value)
         elif old is not value:
-            if name not in QUIET and not (type(old) is type(value) and is_numeric([old]) and old == value):
-                epoch.count += 1
+            if name not in QUIET and not _is_same(old, value):
+                self._note_change()
             super().__setitem__(name, value)
+
+    def _note_change(self) -> None:
+        epoch.count += self.observed
 
     def _is_variable(self, name: str, old: Any, value: Any) -> bool:
         if name in self._changing or isinstance(old, Variable) or _is_traced(value):
             return True
-        return not isinstance(value, list) and is_numeric(old) and old != value
+        return is_numeric([old]) and not _is_same(old, value) and self._is_bound()
 
     def _make_variable(self, name: str, old: Any, value: Any) -> None:
         if self._born is None and (self._is_bound() or _is_traced(value)):
             plain = old.get() if isinstance(old, Variable) else old
             if not self._is_bound() or not is_numeric(plain) or isinstance(plain, list) != isinstance(value, list):
                 raise LeakError(leak_message(f"the attribute '{name}' of {self._owner}"))
-            whole = all(map(_is_whole, _numbers(value)))
-            raise StructureMoves(functools.partial(self._remake, name, whole))
+            numbers = _numbers(value)
+            raise StructureMoves(functools.partial(self._remake, name, len(numbers), all(map(_is_whole, numbers))))
         self._put(name, value)
 
-    def _remake(self, name: str, whole: bool) -> None:
+    def _remake(self, name: str, count: int, whole: bool) -> None:
         """Make a variable of what there is, to hold other numbers."""
-        self._put(name, self[name] if whole else _floats(self[name]))
+        value = self[name]
+        numbers = [n if whole else float(n) for n in _numbers(value)]
+        numbers = (numbers + numbers[-1:] * count)[:count]
+        self._put(name, numbers if isinstance(value, list) else numbers[0])
 
     def _put(self, name: str, value: Any) -> None:
         super().__setitem__(name, Variable(value))
-        epoch.count += 1
+        self._note_change()
 
     def _is_bound(self) -> bool:
         return any(id(cell) in frame.owned for frame in local.frames for _, cell in self.cells())
@@ -145,12 +153,12 @@ class Variables(ItemwiseDict):
 
     def __delitem__(self, name: str) -> None:
         super().__delitem__(name)
-        epoch.count += 1
+        self._note_change()
 
     def pop(self, name: str, *default: Any) -> Any:
         """Remove an attribute and return it."""
         value = super().pop(name, *default)
-        epoch.count += 1
+        self._note_change()
         return value.get() if isinstance(value, Variable) else value
 
     def __repr__(self) -> str:
@@ -170,8 +178,8 @@ def _numbers(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _floats(value: Any) -> Any:
-    return [float(v) for v in value] if isinstance(value, list) else float(value)
+def _is_same(old: Any, new: Any) -> bool:
+    return type(old) is type(new) and is_numeric([old]) and old == new
 
 
 def _is_traced(value: Any) -> bool:

@@ -1,7 +1,7 @@
 """The base of all schedulers: PyTorch's recursion over ``param_groups``, as state that compiled functions change.
 
-The numbers that a step changes (``last_epoch``, the last rates, and any other number that is set again) are read and
-written as plain attributes, and live in cells: outside compiled functions they are Python's numbers and the
+The numbers that a step changes (``last_epoch``, the last rates, any other that is set in a step) are read and written
+as plain attributes, and live in cells: outside compiled functions they are Python's numbers and the
 arithmetic is PyTorch's own, inside they are arguments and results of the program.
 """
 
@@ -36,7 +36,7 @@ class LRScheduler(Stateful):
     """Adjust the learning rates of an optimizer; the counterpart of :class:`torch.optim.lr_scheduler.LRScheduler`.
 
     Subclasses define ``get_lr()``, which returns the next rate of every group. In a compiled function ``last_epoch``,
-    and every number that is set again after the first time, is a traced scalar there.
+    and every other number that the step itself changes, is a traced scalar there.
 
     Args:
         optimizer: whose ``param_groups`` to set ``lr`` in.
@@ -104,6 +104,7 @@ class LRScheduler(Stateful):
     def _jm_scan(self, scan: Scan, path: str) -> Any:
         prefix = f"{path}." if path else ""
         own = Variables.of(self)
+        own.observed = True
         cells = tuple((name, scan.stateful(cell, prefix + name)) for name, cell in own.cells())
         return cells, scan.attributes(self, prefix, QUIET | own.variables().keys())
 
