@@ -87,7 +87,9 @@ class CosineAnnealingWarmRestarts(LRScheduler):
                 epoch >= self.T_0, lambda: self._in_later_cycle(epoch), lambda: [epoch, self.T_0]
             )
         self.last_epoch = floor(epoch)
-        self._set_rates(self._evaluate(self.get_lr))
+        with self._within_step():
+            values = self.get_lr()
+        self._set_rates(values)
 
     def _in_later_cycle(self, epoch: Any) -> list[Any]:
         """Return the epoch within its cycle, and the length of that."""

@@ -5,6 +5,7 @@ as plain attributes, and live in cells: outside compiled functions they are Pyth
 arithmetic is PyTorch's own, inside they are arguments and results of the program.
 """
 
+import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -179,23 +180,26 @@ class LRScheduler(Stateful):
             )
 
     def _update_lr(self, epoch: Any = None) -> None:
-        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
-        closed = None if epoch is None else getattr(self, "_get_closed_form_lr", None)
-        self._set_rates(self._evaluate(closed or self.get_lr))
+        with self._within_step():
+            self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+            closed = None if epoch is None else getattr(self, "_get_closed_form_lr", None)
+            values = (closed or self.get_lr)()
+        self._set_rates(values)
 
     def _set_rates(self, values: list[Any]) -> None:
         for group, lr in zip(self.optimizer.param_groups, values, strict=True):
             set_value(group, "lr", lr)
         self._last_lr = values_of(self.optimizer, "lr")
 
-    def _evaluate(self, function: Any) -> list[Any]:
-        """Return the rates that ``get_lr`` computes."""
+    @contextlib.contextmanager
+    def _within_step(self) -> Iterator[None]:
+        """Allow ``get_lr`` to be called, and explain what it can't do in a compiled function."""
         self._get_lr_called_within_step = True
         try:
-            return function()
+            yield
         except _UNDECIDABLE as error:
             raise TypeError(
-                f"{type(self).__name__}.{function.__name__}() needs in Python the value of what is traced in a compiled"
+                f"{type(self).__name__}.get_lr() needs in Python the value of what is traced in a compiled"
                 " function (last_epoch, learning rates, other numbers that change): in it, and in functions that it"
                 " calls, expected jnp.where, jnp.minimum, jnp.cos, ... in the place of if, min, math.cos, ...; or call"
                 " scheduler.step() outside the compiled function"
