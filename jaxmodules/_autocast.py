@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmodules._device import device
 from jaxmodules._shapes import as_array
 
 _Arrays = TypeVarTuple("_Arrays")
@@ -205,6 +206,19 @@ def is_autocast_enabled(device_type: str | None = None) -> bool:
         False
     """
     return _local.policy is not None
+
+
+def is_autocast_available(device_type: str) -> bool:
+    """Tell whether :class:`autocast` has lists for a kind of device.
+
+    Raises:
+        RuntimeError: if there is no such kind.
+
+    Examples:
+        >>> is_autocast_available("cpu"), is_autocast_available("meta")
+        (True, False)
+    """
+    return device(device_type).type in _PLATFORMS
 
 
 def get_autocast_dtype(device_type: str | None = None) -> np.dtype:

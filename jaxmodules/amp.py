@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodules._autocast import autocast as autocast
+from jaxmodules._autocast import is_autocast_available as is_autocast_available
 from jaxmodules._keys import Same, Stateful
 from jaxmodules._shapes import as_array
 from jaxmodules._tracing import StructureMoves, Tracer, epoch, local
@@ -213,6 +214,7 @@ class GradScaler(Stateful):
         own = self._unscaled(own, progress, stage)
         if grads is None:
             _put(optimizer, own)
+            progress.stage.set(_Stage.UNSCALED)
         else:
             grads = [own.get(id(box)) for box in _boxes(optimizer)]
         result = _step_unless(progress.found.get(), optimizer, grads, *rest, **kwargs)

@@ -266,3 +266,36 @@ def test_copies_and_states_carry_on(clone: Callable[[Any], Any]) -> None:
         with_dict(net, optimizer, again, jnp.array([[batch, 1.0]], jnp.float32))
     assert again.state_dict() == state
     assert twin.state_dict() == scaler.state_dict()
+
+
+def test_a_scale_that_would_overflow_stays() -> None:
+    weight, its_weight = nn.Parameter(jnp.ones(1, jnp.float32)), torch.nn.Parameter(torch.ones(1))
+    optimizer, oracle = jm.optim.SGD([weight]), torch.optim.SGD([its_weight])
+    scalers = [library.amp.GradScaler("cpu", 2.0**124, 8.0, growth_interval=1) for library in (jm, jm, torch)]
+
+    def step(scaler: Any, optimizer: Any) -> None:
+        scaler.scale(jnp.zeros((), jnp.float32))
+        scaler.step(optimizer, [jnp.zeros(1, jnp.float32)])
+        scaler.update()
+
+    its_weight.grad = torch.zeros(1)
+    for _ in range(3):
+        step(scalers[0], optimizer)
+        jm.jit(step)(scalers[1], optimizer)
+        scalers[2].scale(torch.zeros(()))
+        scalers[2].step(oracle)
+        scalers[2].update()
+        assert scalers[0].get_scale() == scalers[1].get_scale() == scalers[2].get_scale()
+
+
+def test_steps_in_a_scan() -> None:
+    net, optimizer, scaler = build("Adam")
+    history, state = expected("Adam")
+
+    @jm.jit
+    def train(net: Any, optimizer: Any, scaler: Any, xs: Any) -> Any:
+        return jm.scan(lambda _, x: (_, with_dict(net, optimizer, scaler, x) or scaler.get_scale()), None, xs)[1]
+
+    scales = train(net, optimizer, scaler, jnp.array([[[batch, 1.0]] for batch in BATCHES], jnp.float32))
+    assert scales.tolist() == [scale for scale, _ in history]
+    assert scaler.state_dict() == state
