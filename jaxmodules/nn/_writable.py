@@ -46,9 +46,9 @@ def to_array(data: Any, dtype: Any = None) -> Any:
 
 
 def copy_array(array: Any) -> Any:
-    """Return a copy in memory of its own, so that donating one leaves the other alone."""
+    """Return a copy in memory of its own, in the same place, so that donating one leaves the other alone."""
     if isinstance(array, jax.Array) and not isinstance(array, Tracer) and not array.is_deleted():
-        return jax.device_put(array, array.sharding, may_alias=False)
+        return jax.device_put(array, may_alias=False)
     return array
 
 

@@ -78,6 +78,12 @@ def test_copy_points_into_itself_and_shares_nothing(how: Any) -> None:
     assert_apart(net, new)
 
 
+def test_copy_is_where_the_original_is_and_bound_to_it_no_more() -> None:
+    for net in (nn.Linear(2, 1), nn.Linear(2, 1, device=jax.devices()[1])):
+        old, new = net.weight.value, copy.deepcopy(net).weight.value
+        assert (new.committed, new.sharding) == (old.committed, old.sharding)
+
+
 def test_copy_through_jax_is_like_any_other() -> None:
     net = Linked()
     net(X)
