@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -88,6 +89,9 @@ class Checkpoint(Callback):
         self._write(run, file)
         self._saved = _place(run)
         others = [] if self.is_file else [other for other in self.files() if other != file]
+        if first and not self.is_file:  # what a killed process was writing
+            for unfinished in folder.glob(".saving-*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
         if not (first and not self.resume):
             others = [] if self.keep is None else others[: max(0, len(others) + 1 - self.keep)]
         for other in others:
