@@ -103,30 +103,43 @@ def empty(size: int, dtype: Any, history_size: int) -> Memory:
     return Memory(none, none, vector, number, pairs, pairs, each, number, vector, loss, each, none)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def begin(
     layout: Layout, searches: bool, memory: Memory, settings: Settings, values: Any, loss: Any, gradients: Any
 ) -> tuple[Memory, Machine, list[jax.Array]]:
     """Start a step after the first evaluation; return the memory, the machine and the values to evaluate next."""
-    x, gradient = layout.flat(values), layout.flat(gradients)
-    memory = memory._replace(func_evals=memory.func_evals + 1)
-    zero = jnp.zeros((), x.dtype)
-    base = Place(zero, loss.astype(memory.prev_loss.dtype), gradient, zero)
-    is_running = ~(_largest(gradient) <= settings["tolerance_grad"]) & (settings["max_iter"] > 0)
-    search = _wolfe.start(base, zero) if searches else None
-    machine = Machine(x, base, search, jnp.int32(0), jnp.int32(1), is_running)
-    return _iterated(layout, memory, machine, settings, is_running)
+    machine = _started(layout, searches, settings, values, loss, gradients)
+    memory = jax.tree.map(jnp.copy, memory._replace(func_evals=memory.func_evals + 1))  # advance() overwrites it
+    return _iterated(layout, memory, machine, settings, machine.is_running)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def advance(
     layout: Layout, memory: Memory, machine: Machine, settings: Settings, loss: Any, gradients: Any
 ) -> tuple[Memory, Machine, list[jax.Array]]:
     """Go on after an evaluation; return the memory, the machine and the values to evaluate next, or to end with."""
-    d, base, gradient = memory.d, machine.base, layout.flat(gradients)
+    last = memory.d, memory.t, memory.prev_loss
+    machine, t, spent, goes = _evaluated(layout, last, machine, settings, loss, gradients)
+    return _iterated(layout, memory._replace(t=t, func_evals=memory.func_evals + spent), machine, settings, goes)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _started(layout: Layout, searches: bool, settings: Settings, values: Any, loss: Any, gradients: Any) -> Machine:
+    x, gradient = layout.flat(values), layout.flat(gradients)
+    zero = jnp.zeros((), x.dtype)
+    base = Place(zero, loss.astype(jnp.result_type(float)), gradient, zero)
+    is_running = ~(_largest(gradient) <= settings["tolerance_grad"]) & (settings["max_iter"] > 0)
+    search = _wolfe.start(base, zero) if searches else None
+    return Machine(x, base, search, jnp.int32(0), jnp.int32(1), is_running)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _evaluated(
+    layout: Layout, last: tuple[Any, Any, Any], machine: Machine, settings: Settings, loss: Any, gradients: Any
+) -> tuple[Machine, Any, Any, Any]:
+    """Go on with the line search; return the machine, the step, the evaluations it took, and whether to iterate."""
+    (d, t, prev_loss), base, gradient = last, machine.base, layout.flat(gradients)
     loss, tolerance = loss.astype(base.loss.dtype), settings["tolerance_change"]
     if machine.search is None:
-        x, new, spent, is_over = machine.x, Place(memory.t, loss, gradient, base.slope), 1, jnp.asarray(True)
+        x, new, spent, is_over = machine.x, Place(t, loss, gradient, base.slope), jnp.int32(1), jnp.asarray(True)
     else:
         place = Place(machine.search.step, loss, gradient, _dot(gradient, d))
         limit = settings["max_eval"] - machine.evaluations
@@ -140,16 +153,14 @@ def advance(
         | (evaluations >= settings["max_eval"])
         | (_largest(new.gradient) <= settings["tolerance_grad"])
         | (_largest(d * new.step) <= tolerance)
-        | (abs(new.loss - memory.prev_loss) < tolerance)
+        | (abs(new.loss - prev_loss) < tolerance)
     )
     after = machine._replace(x=x, base=new._replace(step=base.step), evaluations=evaluations, is_running=~is_last)
-    counted = memory.func_evals + spent
-    memory = memory._replace(
-        t=jnp.where(is_over, new.step, memory.t), func_evals=jnp.where(is_over, counted, memory.func_evals)
-    )
-    return _iterated(layout, memory, pick(is_over, after, machine), settings, is_over & ~is_last)
+    t, spent = pick(is_over, (new.step, spent), (t, jnp.zeros_like(spent)))
+    return pick(is_over, after, machine), t, spent, is_over & ~is_last
 
 
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _iterated(
     layout: Layout, memory: Memory, machine: Machine, settings: Settings, goes: Any
 ) -> tuple[Memory, Machine, list[jax.Array]]:

@@ -10,7 +10,7 @@ import optax
 
 from jaxmodules._tracing import Tracer, epoch, is_tracing
 from jaxmodules.nn._writable import to_array
-from jaxmodules.nn.parameter import Parameter
+from jaxmodules.nn.parameter import Parameter, is_lazy
 from jaxmodules.optim._checks import check_lr
 from jaxmodules.optim._cohort import Cohort
 from jaxmodules.optim._groups import ParamGroup
@@ -125,13 +125,11 @@ class LBFGS(Optimizer):
         if group["line_search_fn"] not in (None, "strong_wolfe"):
             raise RuntimeError(f"only 'strong_wolfe' is supported, got line_search_fn={group['line_search_fn']!r}")
         boxes: list[Parameter] = group["params"]
+        result, loss, gradients = self._evaluated(closure)
         self._align(map(id, boxes))
         layout, settings = _layout(boxes), {k: v for k, v in group.arrays().items() if k in _NUMBERS}
-        before = [box.value for box in boxes]
-        result, loss, gradients = self._evaluated(closure)
-        memory = self._cohorts[0].state()
-        searches = group["line_search_fn"] is not None
-        state = begin(layout, searches, memory, settings, before, loss, gradients)
+        before, searches = [box.value for box in boxes], group["line_search_fn"] is not None
+        state = begin(layout, searches, self._cohorts[0].state(), settings, before, loss, gradients)
 
         def body(state: Any) -> Any:
             memory, machine, values = state
@@ -171,8 +169,12 @@ class LBFGS(Optimizer):
 
     def _is_aligned(self, active: set[int]) -> bool:
         group = self.param_groups[0]
+        if any(map(is_lazy, group["params"])):
+            return True
         cohort = self._cohorts[0] if self._cohorts else None
-        if cohort is None or cohort.left or cohort.static != group.static_key() or cohort.boxes[0] not in self._boxes():
+        if cohort is None or cohort.left or cohort.static != group.static_key():
+            return False
+        if cohort.boxes[0] is not group["params"][0]:
             return False
         layout, d = _layout(group["params"]), cohort.cells[Memory._fields.index("d")]._value
         return d.shape == (layout.size,) and d.dtype == layout.dtype
