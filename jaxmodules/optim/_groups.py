@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxmodules._keys import Freezer
-from jaxmodules._tracing import StructureMoves, Tracer, epoch
+from jaxmodules._tracing import StructureMoves, Tracer, epoch, local
 from jaxmodules._tracked import ItemwiseDict
 from jaxmodules.optim._number import Number, Schedule
 
@@ -90,9 +90,11 @@ class ParamGroup(ItemwiseDict):
         if not isinstance(old, Number) or isinstance(old, Schedule):
             return Number(value, key in self.complements)
         if key in self.switches and not old.dynamic:
-            if isinstance(value, Tracer) or isinstance(old.get(), Tracer):
+            is_traced = isinstance(value, Tracer) or isinstance(old.get(), Tracer)
+            turns = is_traced or (old.get() == 0) != (value == 0)
+            if is_traced or (turns and local.frames and old._born is None):
                 raise StructureMoves(old.set_dynamic)
-            if (old.get() == 0) != (value == 0):
+            if turns:
                 epoch.count += 1
         old.set(value)
         return old
@@ -167,11 +169,12 @@ class ParamGroup(ItemwiseDict):
         return repr(self.copy())
 
     def cells(self) -> Iterator[tuple[str, Number]]:
-        """Yield every number with its name."""
+        """Yield every number with its name, except switches that are off."""
         for key in self:
             value = super().__getitem__(key)
             if isinstance(value, Number):
-                yield key, value
+                if not self._is_off(key, value):
+                    yield key, value
             elif _has_cells(value):
                 yield from ((f"{key}[{i}]", number) for i, number in enumerate(value) if number is not None)
 
