@@ -26,6 +26,11 @@ from jaxmodules.optim._number import Count, Number
 from jaxmodules.optim.optimizer import Optimizer
 from jaxmodules.state import Scan, structure_of
 
+_LOCAL = (
+    "an optimizer that is made in a compiled function has no state that a step left out could go back to: make it"
+    " outside, and hand it to the function"
+)
+
 
 class _Stage(enum.IntEnum):
     READY = 0
@@ -378,6 +383,8 @@ class GradScaler(Stateful):
     def _progress_of(self, optimizer: Optimizer) -> _Progress:
         if optimizer not in self._progress:
             if any(id(self._scale) in frame.owned for frame in local.frames):
+                if any(cell._born is not None and cell._born() is not None for cell in structure_of(optimizer).cells):
+                    raise RuntimeError(_LOCAL)
                 raise StructureMoves(functools.partial(self._meet, optimizer))
             self._meet(optimizer)
         return self._progress[optimizer]
@@ -424,10 +431,7 @@ def _step_unless(found: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) ->
     before = slots.read()
     result = optimizer.step(*args, **kwargs)
     if len(structure_of(optimizer)) != len(slots):
-        raise RuntimeError(
-            "an optimizer made in a compiled function has no state that a step left out could go back to: make it"
-            " outside, and hand it to the function"
-        )
+        raise RuntimeError(_LOCAL)
     after = slots.read()
     written = [i for i, (new, old) in enumerate(zip(after, before, strict=True)) if new is not old]
     slots.assign(written, [jnp.where(found > 0, before[i], after[i]) for i in written])

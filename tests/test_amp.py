@@ -228,6 +228,13 @@ def test_misuse_is_refused_as_by_torch(misuse: str) -> None:
             exec(code, {"pickle": pickle, **scope})
 
 
+def test_an_optimizer_made_in_a_compiled_function_is_refused() -> None:
+    net, _, scaler = build("Adam")
+    step = jm.jit(lambda net, scaler, x: with_dict(net, jm.optim.Adam(net.parameters()), scaler, x))
+    with pytest.raises(RuntimeError, match="made in a compiled function has no state .*: make it outside"):
+        step(net, scaler, jnp.ones((1, 2), jnp.float32))
+
+
 def test_gradients_of_float16_are_refused() -> None:
     weight, scaler = nn.Parameter(jnp.ones(2, jnp.float16)), jm.amp.GradScaler("cpu")
     optimizer = jm.optim.SGD([weight])
