@@ -1,9 +1,10 @@
-"""Averages of a model's weights along its training: equal ones (SWA) and exponential ones (EMA)."""
+"""Averages of a model's weights along its training, equal (SWA) or exponential (EMA), and a schedule for them."""
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,9 @@ from jaxmodules.nn._writable import Writable, copy_array, to_array
 from jaxmodules.nn.modules import batchnorm
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import Parameter
+from jaxmodules.optim.lr_scheduler._arithmetic import is_traced, maximum, minimum
+from jaxmodules.optim.lr_scheduler.scheduler import LRScheduler, for_each_group
+from jaxmodules.optim.optimizer import Optimizer
 
 
 def get_ema_multi_avg_fn(decay: float = 0.999) -> Callable[..., None]:
@@ -330,3 +334,87 @@ def update_bn(loader: Iterable[Any], model: Module, device: Any = None) -> None:
         for module, momentum in momenta.items():
             module.momentum = momentum
         model.train(was_training)
+
+
+class SWALR(LRScheduler):
+    r"""Bring every group's learning rate to a fixed one; the counterpart of :class:`torch.optim.swa_utils.SWALR`.
+
+    .. math:: \eta_t = \alpha_t\,\eta_{swa} + (1 - \alpha_t)\,\eta_0, \qquad
+        \alpha_t = \tfrac{1 - \cos \pi t/T}{2} \text{ or } t/T \text{, at most } 1
+
+    Args:
+        optimizer: whose rates to set.
+        swa_lr: the rate in the end, or one for each group.
+        anneal_epochs: the number of epochs :math:`T` until then.
+        anneal_strategy: ``"cos"`` or ``"linear"``.
+        last_epoch: the number of steps taken, to resume.
+
+    Raises:
+        ValueError: if there are as many rates as there are no groups, or a setting is none of these.
+
+    Examples:
+        >>> import jaxmodules as jm
+        >>> optimizer = jm.optim.SGD(jm.nn.Linear(2, 1), lr=0.5)
+        >>> scheduler = SWALR(optimizer, swa_lr=0.25, anneal_epochs=2, anneal_strategy="linear")
+        >>> for _ in range(3):
+        ...     optimizer.step([None, None])
+        ...     scheduler.step()
+        ...     scheduler.get_last_lr()
+        [0.375]
+        [0.25]
+        [0.25]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        swa_lr: float,
+        anneal_epochs: int = 10,
+        anneal_strategy: Literal["cos", "linear"] = "cos",
+        last_epoch: int = -1,
+    ) -> None:
+        rates = for_each_group("swa_lr", optimizer, swa_lr)
+        if anneal_strategy not in ("cos", "linear"):
+            raise ValueError(f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}")
+        if not isinstance(anneal_epochs, int) or anneal_epochs < 0:
+            raise ValueError(f"anneal_epochs must be equal or greater than 0, got {anneal_epochs}")
+        for rate, group in zip(rates, optimizer.param_groups, strict=True):
+            group["swa_lr"] = rate
+        self._anneal_strategy = anneal_strategy
+        self.anneal_epochs = anneal_epochs
+        super().__init__(optimizer, last_epoch)
+
+    @property
+    def anneal_func(self) -> Callable[[Any], Any]:
+        """The share of the last rate as a function of the share of epochs gone by."""
+        return self._cosine_anneal if self._anneal_strategy == "cos" else self._linear_anneal
+
+    def get_lr(self) -> list[Any]:
+        """Return the rates of the next epoch, going on from the present ones."""
+        self._check_within_step()
+        step, epochs = self._step_count - 1, max(1, self.anneal_epochs)
+        step = maximum(1, step) if self.anneal_epochs == 0 else step
+        before, now = (maximum(0, minimum(1, number / epochs)) for number in (step - 1, step))
+        groups = self.optimizer.param_groups
+        if is_traced(step):
+            left = self._left(now) / jnp.maximum(self._left(before), 1e-30)
+            return [group["swa_lr"] + (group["lr"] - group["swa_lr"]) * left for group in groups]
+        alpha, alpha_before = self.anneal_func(now), self.anneal_func(before)
+        first = [self._get_initial_lr(group["lr"], group["swa_lr"], alpha_before) for group in groups]
+        return [group["swa_lr"] * alpha + lr * (1 - alpha) for group, lr in zip(groups, first, strict=True)]
+
+    def _left(self, t: Any) -> Any:
+        """Return the share of the first rate, without cancellation."""
+        return 1 - t if self._anneal_strategy == "linear" else jnp.sin(math.pi / 2 * (1 - t)) ** 2
+
+    @staticmethod
+    def _linear_anneal(t: Any) -> Any:
+        return t
+
+    @staticmethod
+    def _cosine_anneal(t: Any) -> Any:
+        return (1 - math.cos(math.pi * t)) / 2
+
+    @staticmethod
+    def _get_initial_lr(lr: Any, swa_lr: Any, alpha: Any) -> Any:
+        return swa_lr if alpha == 1 else (lr - alpha * swa_lr) / (1 - alpha)

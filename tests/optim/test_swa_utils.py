@@ -163,3 +163,64 @@ def test_a_failed_pass_leaves_mode_and_momentum_alone() -> None:
     with pytest.raises(ValueError, match="expected 2D or 3D input"):
         ours.update_bn([jnp.ones(2)], norm)
     assert (norm.momentum, norm.training) == (0.1, False)
+
+
+SCHEDULES: list[dict[str, Any]] = [
+    {"swa_lr": 0.05},
+    {"swa_lr": [0.05, 2.0], "anneal_epochs": 3, "anneal_strategy": "linear"},
+    {"swa_lr": 0.5, "anneal_epochs": 0},
+]
+
+
+def scheduled(library: Any, parameter: Any, settings: Any) -> tuple[Any, Any]:
+    groups = [{"params": [parameter(0)]}, {"params": [parameter(1)], "lr": 0.25}]
+    optimizer = library.SGD(groups, lr=1.0)
+    return optimizer, library.swa_utils.SWALR(optimizer, **settings)
+
+
+def both_scheduled(settings: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    mine = scheduled(jm.optim, lambda i: nn.Parameter(jnp.ones(1, jnp.float32)), settings)
+    return mine, scheduled(torch.optim, lambda i: torch.nn.Parameter(torch.ones(1)), settings)
+
+
+def step_both(optimizer: Any, scheduler: Any) -> None:
+    optimizer.step()
+    scheduler.step()
+
+
+@pytest.mark.parametrize("settings", SCHEDULES)
+def test_swalr_has_the_rates_of_torch(settings: dict[str, Any]) -> None:
+    mine, oracle = both_scheduled(settings)
+    for _ in range(12):
+        step_both(*mine)
+        step_both(*oracle)
+        assert mine[1].get_last_lr() == oracle[1].get_last_lr()
+    assert mine[1].state_dict() == oracle[1].state_dict()
+    mine[1].load_state_dict(oracle[1].state_dict())
+
+
+@pytest.mark.parametrize("settings", SCHEDULES)
+def test_swalr_in_a_compiled_step(settings: dict[str, Any]) -> None:
+    mine, oracle = both_scheduled(settings)
+    traces = []
+    step = jm.jit(lambda *args: traces.append(1) or step_both(*args))
+    for _ in range(12):
+        step(*mine)
+        step_both(*oracle)
+        np.testing.assert_allclose(mine[1].get_last_lr(), oracle[1].get_last_lr(), rtol=1e-6)
+    assert len(traces) <= 2
+
+
+REFUSED: list[tuple[str, dict[str, Any]]] = [
+    ("anneal_strategy must be one of 'cos' or 'linear', instead got step", {"anneal_strategy": "step"}),
+    ("anneal_epochs must be equal or greater than 0, got -1", {"anneal_epochs": -1}),
+    ("swa_lr must have the same length as optimizer.param_groups", {"swa_lr": [0.1]}),
+]
+
+
+@pytest.mark.parametrize(("match", "settings"), REFUSED)
+def test_swalr_refuses_what_torch_refuses(match: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=match):
+        scheduled(torch.optim, lambda i: torch.nn.Parameter(torch.ones(1)), {"swa_lr": 0.1, **settings})
+    with pytest.raises(ValueError, match=match):
+        scheduled(jm.optim, lambda i: nn.Parameter(jnp.ones(1)), {"swa_lr": 0.1, **settings})
