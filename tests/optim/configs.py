@@ -35,7 +35,7 @@ EXTRA: list[tuple[str, Settings]] = [
     ("Adam", {"decoupled_weight_decay": True, "weight_decay": 0.1, "lr": 0.01}),
     ("AdamW", {"weight_decay": 0}),
     ("Adamax", {"betas": (0.0, 0.0)}),
-    ("RAdam", {"lr": 0.1, "betas": (0.5, 0.9999)}),
+    ("RAdam", {"lr": 0.1, "betas": (0.5, 0.99999)}),
     ("RMSprop", {"lr": 0.1, "momentum": 0.9}),
     ("SGD", {"lr": 0, "momentum": 1}),
 ]
@@ -58,11 +58,19 @@ def _converted(value: Any, convert: Any) -> Any:
 
 
 def _database() -> list[tuple[str, Settings]]:
-    infos = [info for info in optim_db if info.name in MAIN]
     return [
         (info.name, row.kwargs)
-        for info, device in itertools.product(infos, ("cpu", "cuda"))
+        for info, device in itertools.product(INFOS, ("cpu", "cuda"))
         for row in info.optim_inputs_func(device=device)
+    ]
+
+
+def _refused() -> list[tuple[str, Settings, type[Exception], str]]:
+    rows = [(info.name, row) for info in INFOS for row in info.optim_error_inputs_func("cpu", torch.float32)]
+    return [
+        (name, row.optimizer_error_input.kwargs, row.error_type, row.error_regex)
+        for name, row in rows
+        if row.optimizer_error_input.params is None and "foreach" not in row.optimizer_error_input.kwargs
     ]
 
 
@@ -70,7 +78,12 @@ def _label(value: Any) -> str:
     return str(value).replace(" ", "")
 
 
+INFOS = [info for info in optim_db if info.name in MAIN]
+COMPLEX = [
+    (info.name, MAIN[info.name]) for info in INFOS if info.supports_complex and not info.only_supports_sparse_grads
+]
 DATABASE = _database()
+REFUSED = _refused()
 CONFIGS = list(
     {(name, str(theirs(kw))): (name, kw) for name, kw in reversed([*DATABASE, *MAIN.items(), *EXTRA])}.values()
 )

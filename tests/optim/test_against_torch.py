@@ -11,7 +11,7 @@ import torch
 
 import jaxmodules as jm
 from jaxmodules import nn
-from tests.optim.configs import MAIN, Settings, every_config, every_optimizer, ours, theirs
+from tests.optim.configs import COMPLEX, MAIN, Settings, every_config, every_optimizer, ours, theirs
 from tests.optim.helpers import SMALL, Counted, Pair, gradients
 
 compiled = Counted(None)  # one for all: configurations that differ in numbers share a program
@@ -90,7 +90,7 @@ def test_bfloat16_parameters(name: str, kwargs: Settings) -> None:
         assert {k: f"torch.{v.dtype}" if hasattr(v, "dtype") else str(type(v)) for k, v in own.items()} == expected
 
 
-@pytest.mark.parametrize(("name", "kwargs"), [row for row in MAIN.items() if row[0] != "SparseAdam"])
+@pytest.mark.parametrize(("name", "kwargs"), COMPLEX)
 def test_complex_parameters_are_pairs_of_real_ones(name: str, kwargs: Settings) -> None:
     pair = Pair(name, "complex64", shapes=SMALL, **kwargs)
     for real, imaginary in zip(gradients(10, shapes=SMALL), gradients(10, 99, SMALL), strict=True):
@@ -121,6 +121,17 @@ for name in ("AdamW", "SGD"):
 
 def test_float64_parameters() -> None:
     subprocess.run([sys.executable, "-c", X64], check=True, timeout=120)
+
+
+def test_rows_without_gradient_keep_their_values_and_moments() -> None:
+    pair = Pair("SparseAdam", shapes=[(6, 3), (6,)], lr=0.1)
+    before = compiled.traces
+    for i, grads in enumerate(gradients(20, shapes=[(6, 3), (6,)])):
+        used = np.random.default_rng(i).random(6) < 0.5
+        pair.step([grads[0] * used[:, None], grads[1] * used], lambda g: compiled.jitted(pair.optimizer, g))
+    pair.check()
+    pair.check_state()
+    assert compiled.traces == before + 1
 
 
 def test_gradients_take_the_dtype_of_their_parameter() -> None:

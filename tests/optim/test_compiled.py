@@ -43,7 +43,7 @@ def other(value: Any) -> Any:
     """Return another setting of the same kind."""
     if isinstance(value, tuple):
         return tuple(map(other, value))
-    return value if isinstance(value, bool | None) else value * 0.9
+    return value if isinstance(value, bool | None) else value * 0.9  # flags, and what torch chooses itself
 
 
 @every_optimizer
