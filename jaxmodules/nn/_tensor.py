@@ -231,7 +231,8 @@ def _renorm(array: Any, p: float, dim: int, maxnorm: float) -> Any:
 
 def _scaled(function: Callable[..., Any]) -> Callable[..., Any]:
     def scaled(array: Any, other: Any, *, alpha: Any = 1) -> Any:
-        return function(array, other if alpha == 1 else alpha * other)
+        is_one = isinstance(alpha, int | float) and alpha == 1  # it may be traced
+        return function(array, other if is_one else alpha * other)
 
     return scaled
 

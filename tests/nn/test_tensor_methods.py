@@ -337,3 +337,9 @@ def test_what_a_parameter_gives_can_be_registered(both: Check, value: str) -> No
         return net
 
     both(script)
+
+
+def test_a_factor_may_be_traced() -> None:
+    net = nn.ParameterList([jnp.asarray(VALUES)])
+    jm.jit(lambda net, alpha: net[0].data.add_(net[0], alpha=alpha).sum())(net, 2.0)
+    np.testing.assert_array_equal(net[0].value, 3 * np.asarray(VALUES, np.float32))
