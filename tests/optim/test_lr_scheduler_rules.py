@@ -291,6 +291,21 @@ def test_a_hidden_scheduler_is_not_baked_in() -> None:
     assert scheduler.last_epoch == 0
 
 
+def test_schedulers_are_made_where_their_optimizer_is() -> None:
+    def train_anew(box: nn.Parameter) -> Any:
+        optimizer = jm.optim.SGD([box], lr=0.5)
+        scheduler = OURS.ExponentialLR(optimizer, 0.5)
+        optimizer.step([jnp.zeros(2, jnp.float32)])
+        scheduler.step()
+        return jnp.asarray(scheduler.get_last_lr()[0])
+
+    optimizer = stepped()
+    assert jm.jit(train_anew)(nn.Parameter(jnp.ones(2, jnp.float32))) == 0.25
+    with pytest.raises(RuntimeError, match="for an optimizer that outlives it: make it outside"):
+        jm.jit(lambda optimizer: OURS.StepLR(optimizer, 3) and None)(optimizer)
+    assert "initial_lr" not in optimizer.param_groups[0]
+
+
 def test_no_traced_number_stays_behind() -> None:
     scheduler = Own(stepped())
     for name in ("last_epoch", "factor", "new"):

@@ -12,7 +12,6 @@ from jaxmodules.optim.lr_scheduler.scheduler import (
     EPOCH_DEPRECATION_WARNING,
     LRScheduler,
     check_optimizer,
-    numbers_of,
     set_value,
     values_of,
 )
@@ -159,5 +158,5 @@ class ReduceLROnPlateau(LRScheduler):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` returned."""
-        self.__dict__.update({key: numbers_of(value) for key, value in state_dict.items()})
+        super().load_state_dict(state_dict)
         self._init_is_better(self.mode, self.threshold, self.threshold_mode)

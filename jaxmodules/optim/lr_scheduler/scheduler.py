@@ -47,6 +47,7 @@ class LRScheduler(Stateful):
         TypeError: if ``optimizer`` is no Optimizer.
         KeyError: on resuming, if a group has no ``initial_lr``.
         ValueError: if a learning rate is a function of the number of steps already.
+        RuntimeError: in a compiled function, if the optimizer was made outside.
 
     Examples:
         >>> import jaxmodules as jm
@@ -262,6 +263,11 @@ def check_optimizer(optimizer: Any) -> None:
             raise ValueError(
                 f"the lr of param_groups[{i}] is a function of the number of steps, which a scheduler would overwrite:"
                 " set it to a number first"
+            )
+        if any(is_traced(cell._value) and cell._born is None for name, cell in group.cells() if name == "lr"):
+            raise RuntimeError(
+                "a scheduler was made in a compiled function for an optimizer that outlives it: make it outside, and"
+                " give it to the function"
             )
 
 
