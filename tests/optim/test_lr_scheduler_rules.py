@@ -229,6 +229,14 @@ def test_arrays_are_taken_for_numbers() -> None:
     assert all(type(number) is float for number in (*state["base_lrs"], *state["max_lrs"], *scheduler.get_last_lr()))
 
 
+def test_a_state_with_tensors_is_loaded_as_numbers() -> None:
+    theirs = THEIRS.StepLR(torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=torch.tensor(0.5)), 3)
+    ours = OURS.StepLR(jm.optim.SGD([nn.Parameter(jnp.ones(2))], lr=0.1), 3)
+    ours.load_state_dict(theirs.state_dict())
+    assert ours.base_lrs == ours.get_last_lr() == [0.5]
+    assert type(ours.base_lrs[0]) is type(ours.get_last_lr()[0]) is float
+
+
 class Own(OURS.LRScheduler):
     """Has a setting, a flag and a counter of its own."""
 

@@ -6,6 +6,7 @@ arithmetic is PyTorch's own, inside they are arguments and results of the progra
 """
 
 import contextlib
+import types
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ import jax
 from jaxmodules._keys import Stateful
 from jaxmodules.optim._number import Number, Schedule
 from jaxmodules.optim.lr_scheduler._arithmetic import is_traced, select
-from jaxmodules.optim.lr_scheduler._variables import QUIET, Variable, Variables
+from jaxmodules.optim.lr_scheduler._variables import QUIET, Variable, Variables, is_numeric
 from jaxmodules.optim.optimizer import Optimizer
 from jaxmodules.state import Scan
 
@@ -287,15 +288,15 @@ def numbers_of(value: Any) -> Any:
     """Return Python's numbers for arrays of one element, also in lists."""
     if isinstance(value, list):
         return [numbers_of(item) for item in value]
-    is_scalar = hasattr(value, "item") and not is_traced(value) and getattr(value, "size", None) is not None
-    return value.item() if is_scalar and len(getattr(value, "shape", (2,))) == 0 else value
+    is_array = hasattr(value, "item") and is_numeric(value) and not is_traced(value)
+    return value.item() if is_array else value
 
 
 def for_each_group(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
     """Return one number for each group.
 
     Raises:
-        ValueError: if there are as many numbers given as there are no groups.
+        ValueError: if the numbers given are not as many as the groups.
     """
     count = len(optimizer.param_groups)
     if not isinstance(value, list | tuple):
@@ -310,7 +311,7 @@ def for_each_group(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
 
 def state_of_functions(functions: list[Any]) -> list[Any]:
     """Return for each function what is saved of it: the attributes of a callable object, of a function nothing."""
-    return [None if isinstance(function, type(lambda: None)) else vars(function).copy() for function in functions]
+    return [None if isinstance(function, types.FunctionType) else vars(function).copy() for function in functions]
 
 
 def load_functions(functions: list[Any], states: list[Mapping[str, Any] | None]) -> None:
