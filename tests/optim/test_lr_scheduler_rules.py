@@ -279,6 +279,24 @@ def test_attributes_read_as_what_was_set(compile_it: bool) -> None:
     assert type(scheduler.__dict__["T_cur"]) is type(scheduler.last_epoch) is int
 
 
+def test_the_dict_of_attributes_is_one_of_numbers() -> None:
+    scheduler = OURS.StepLR(stepped(), 3)
+    own = {**vars(scheduler)}
+    assert vars(scheduler) == own == dict(vars(scheduler).items()) != {**own, "last_epoch": 1}
+    assert vars(scheduler).pop("gamma") == 0.1
+    assert not hasattr(scheduler, "gamma")
+
+
+def test_a_whole_rate_costs_no_trace() -> None:
+    scheduler = OURS.StepLR(jm.optim.SGD([nn.Parameter(jnp.ones(2))], lr=1), 1)
+    traces: list[int] = []
+    compiled = jm.jit(lambda scheduler: (traces.append(1), scheduler.step())[1])
+    compiled(scheduler)
+    compiled(scheduler)
+    assert scheduler.get_last_lr() == [pytest.approx(0.01)]
+    assert traces == [1]
+
+
 def deciding(epoch: Any) -> Any:
     return 1.0 if epoch < 3 else 0.5
 

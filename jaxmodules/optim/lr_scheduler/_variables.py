@@ -15,13 +15,14 @@ QUIET = frozenset({"_get_lr_called_within_step", "_is_initial"})  # set and rese
 
 
 class Variable:
-    """A number, or a list of numbers, that changes: Python's outside compiled functions, state inside them."""
+    """A number, or a list of rates, that changes: Python's outside compiled functions, state inside them."""
 
     __slots__ = ("cells", "is_list")
 
     def __init__(self, value: Any) -> None:
         self.is_list = isinstance(value, list)
-        self.cells = [Count(v) if _is_whole(v) else Number(v) for v in _numbers(value)]
+        counts = not self.is_list and _is_whole(value)
+        self.cells = [Count(v) if counts else Number(v) for v in _numbers(value)]
 
     def get(self) -> Any:
         """Return the number, or a list of the numbers."""
@@ -160,6 +161,9 @@ class Variables(ItemwiseDict):
         value = super().pop(name, *default)
         self._note_change()
         return value.get() if isinstance(value, Variable) else value
+
+    def __eq__(self, other: object) -> bool:
+        return self.copy() == (other.copy() if isinstance(other, Variables) else other)
 
     def __repr__(self) -> str:
         return repr(self.copy())
