@@ -1,8 +1,8 @@
 """Train a LeNet on handwritten digits, and survive being killed.
 
 ``python -m jaxmodules.examples.digits`` trains on the 1,797 digits that come with scikit-learn and leaves in
-``runs/digits/``: a checkpoint of every epoch, the loss curve and the weights. Interrupt it at any moment and start it
-again: it continues from the last epoch and ends with exactly the weights of a run that nobody interrupted.
+``runs/digits/``: a checkpoint, the loss curve and the weights. Interrupt it at any moment, or kill it, and start it
+again: it continues and ends with exactly the weights of a run that nobody interrupted.
 
 The model reads as in PyTorch. What is JAX about it is ``@jm.jit``: each of the two decorated functions is compiled
 once into one program, and the state it changes (weights, running statistics, optimizer, random numbers) is written
@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 import jaxmodules as jm
 from jaxmodules import nn
@@ -109,7 +110,9 @@ def main(argv: Sequence[str] | None = None) -> float:
 
     jm.manual_seed(args.seed)
     net = LeNet()
-    optimizer = jm.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-2)
+    batches = Batches(*train, batch_size=BATCH_SIZE, shuffle=True, drop_last=True)
+    schedule = optax.cosine_decay_schedule(2e-3, args.epochs * len(batches))
+    optimizer = jm.optim.AdamW(net.parameters(), lr=schedule, weight_decay=1e-2)
     print(net, jm.summary(net), sep="\n\n", end="\n\n")
 
     if file.exists() and not args.restart and (seed := jm.load(file)["seed"]) != args.seed:
@@ -120,7 +123,6 @@ def main(argv: Sequence[str] | None = None) -> float:
         return {"seed": args.seed, "losses": [row["loss"] for row in run.history.rows]}
 
     checkpoint = Checkpoint(file, resume=not args.restart, extra=notes)
-    batches = Batches(*train, batch_size=BATCH_SIZE, shuffle=True, drop_last=True)
     history = jm.fit(train_step, batches, net, optimizer, epochs=args.epochs, callbacks=[evaluate, checkpoint])
 
     jm.save(net.state_dict(), args.out / "weights.safetensors")
@@ -133,4 +135,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        raise SystemExit("interrupted: the same command continues from here") from None
+        raise SystemExit("interrupted: the same command continues") from None

@@ -153,6 +153,10 @@ class Evaluate(Callback):
                     if may_leave:
                         run.check_interrupt()
                     meter.add(0, self.step(*objects, *batch[0]), batch[1])
+            except Exception:
+                if may_leave:
+                    run.check_interrupt()  # workers of the data got the signal too
+                raise
             finally:
                 feed.close()
         meter.flush()

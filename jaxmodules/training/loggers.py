@@ -104,7 +104,8 @@ class TensorBoardLogger(Callback):
         self._writer: Any = None
 
     def on_start(self, run: Run) -> None:
-        self._writer = self._open(self.folder, purge_step=run.step + 1 if run.step else None)
+        purge = run.step + 1 if run.step else None
+        self._writer = self._open(self.folder, purge_step=purge, filename_suffix=f".{run.step}")
 
     def on_metrics(self, run: Run, step: int, metrics: dict[str, float]) -> None:
         if self.every_steps and step % self.every_steps == 0:

@@ -201,6 +201,11 @@ class _Loop:
             except KeyboardInterrupt:
                 feed.broken = True
                 raise
+            except Exception:
+                if interrupts.number is None:
+                    raise
+                feed.broken = True  # workers of the data got the signal too
+                return False
             if item is None:
                 return True
             batch, size = item

@@ -89,9 +89,6 @@ class Checkpoint(Callback):
         self._write(run, file)
         self._saved = _place(run)
         others = [] if self.is_file else [other for other in self.files() if other != file]
-        if first and not self.is_file:  # what a killed process was writing
-            for unfinished in folder.glob(".saving-*"):
-                shutil.rmtree(unfinished, ignore_errors=True)
         if not (first and not self.resume):
             others = [] if self.keep is None else others[: max(0, len(others) + 1 - self.keep)]
         for other in others:
@@ -108,6 +105,9 @@ class Checkpoint(Callback):
         save({**state, **extra}, file)
 
     def on_setup(self, run: Run) -> None:
+        if not self.is_file:  # what a killed process was writing
+            for unfinished in self.path.glob(".saving-*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
         files = self.files() if self.resume else []
         if not files:
             return

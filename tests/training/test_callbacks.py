@@ -181,7 +181,7 @@ class Writer:
 
     calls: list[tuple[Any, ...]] = []
 
-    def __init__(self, folder: str, purge_step: int | None) -> None:
+    def __init__(self, folder: str, purge_step: int | None, filename_suffix: str) -> None:
         self.calls.append((folder, purge_step))
 
     def add_scalar(self, *args: Any) -> None:

@@ -208,6 +208,17 @@ def test_interrupt_of_the_data_saves(tmp_path: Path) -> None:
     assert results(tmp_path)["fit"]["step"] == 2
 
 
+def test_data_that_fail_for_the_signal_do_not_keep_from_saving(tmp_path: Path) -> None:
+    def failing(epoch: int) -> Iterator[Any]:
+        yield from list(shuffled())[:2]
+        signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("a worker exited unexpectedly")
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, lambda: failing)
+    assert results(tmp_path)["fit"]["step"] == 2
+
+
 def test_run_in_a_thread_leaves_signals_alone(tmp_path: Path) -> None:
     thread = threading.Thread(target=run, args=(tmp_path, shuffled), kwargs={"epochs": 1})
     thread.start()
