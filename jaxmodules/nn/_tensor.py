@@ -189,7 +189,7 @@ def _indexed(method: str) -> Callable[..., Any]:
         axis = axis_of(dim, array.ndim)
         _check_index(index, array.shape[axis])
         place = array.at[(slice(None),) * axis + (index,)]
-        return getattr(place, method)(source if alpha == 1 else alpha * source)
+        return getattr(place, method)(source if type(alpha) is int and alpha == 1 else alpha * source)
 
     return indexed
 

@@ -71,7 +71,8 @@ def arrange(optimizer: Any, active: set[int]) -> None:
         for cohort in optimizer._cohorts:
             if cohort.group is group:
                 parts += cohort.part(active) if _is_mixed(optimizer, cohort, active) else [cohort]
-        parts += _folded(optimizer, group, names, parts)
+        folded = _folded(optimizer, group, names, parts)
+        parts = _merged(optimizer, names, parts + folded) if folded else parts
         covered = {i for cohort in parts for i in cohort.by_id}
         new = {id(box) for box in group["params"] if id(box) in active} - covered
         if optimizer.transformation is not None and (new or len(parts) > 1):
@@ -115,6 +116,22 @@ def _folded(optimizer: Any, group: ParamGroup, names: Mapping[int, str], parts: 
         for box in group["params"]
     ]
     return loaded(optimizer, group, names, states, strict=False) if any(states) else []
+
+
+def _merged(optimizer: Any, names: Mapping[int, str], parts: Sequence[Cohort]) -> list[Cohort]:
+    """Return cohorts in which those are one that have the same history."""
+    alike: dict[Any, list[Cohort]] = {}
+    for cohort in parts:
+        shared = [(leaf, on_host(value)) for leaf, value in cohort.arrays().items() if leaf[1] is None]
+        history = [(field, id(v) if isinstance(v, Tracer) else v.tobytes()) for (field, _), v in shared]
+        alike.setdefault((cohort.static, tuple(history)), []).append(cohort)
+    merged = []
+    for cohorts in alike.values():
+        if len(cohorts) > 1:
+            whole = optimizer._fresh(cohorts[0].group, names, {i for cohort in cohorts for i in cohort.by_id})
+            cohorts = [whole.take({leaf: v for cohort in cohorts for leaf, v in cohort.arrays().items()})]
+        merged += cohorts
+    return merged
 
 
 def fresh(optimizer: Any, group: ParamGroup, names: Mapping[int, str], ids: Iterable[int]) -> Cohort:

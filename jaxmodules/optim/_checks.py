@@ -48,6 +48,13 @@ def check_flags(*, fused: Any = None, foreach: Any, differentiable: Any) -> None
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
 
+def check_arrays(foreach: Any, capturable: Any, **settings: Any) -> None:
+    """Raise ValueError if a setting is an array where PyTorch's ``foreach`` can't take one."""
+    for name, value in settings.items():
+        if foreach and not capturable and hasattr(value, "shape"):
+            raise ValueError(f"{name} as a Tensor is not supported for capturable=False and foreach=True")
+
+
 def is_off(setting: Any) -> bool:
     """Tell, in an update rule, whether a switch is off."""
     return isinstance(setting, int | float) and setting == 0

@@ -93,6 +93,30 @@ class _RealPlace(_Place, Number):
         return Number.get(self)
 
 
+class _PlainPlace(_Place):
+    """What is no array and no number, until it is known to have been put there: ``value`` only tells whether it is."""
+
+    __slots__ = ("content",)
+
+    def __init__(self, value: Any) -> None:
+        self.content = value
+        super().__init__(_something())
+
+    def set(self, value: Any) -> None:
+        if self.content is not value:
+            epoch.count += 1
+        self.content = value
+        self.value = _something()
+
+    def get(self) -> Any:
+        return self.content
+
+
+def _something() -> Any:
+    with jax.ensure_compile_time_eval():
+        return jnp.ones((), bool)
+
+
 def _kind_of(value: Any, old: Any) -> type[_Place] | None:
     """Return the kind of place for a value; a traced number stays where a number was."""
     if isinstance(value, bool | str) or value is None:
@@ -153,9 +177,15 @@ class Entries:
         """
         old = self.held.get(name)
         kind = _kind_of(value, old)
-        if kind is None:
-            self._put_plain(name, value)
-        elif old is not None and type(old) is kind:
+        if kind is None and self._born is None and holds_tracer(value):
+            raise LeakError(_leak(name, value))
+        if kind is None and (name in self.plain or not is_tracing() or self._born is not None):
+            if old is not value:
+                self.held[name] = self.plain[name] = value
+                epoch.count += 1
+            return
+        kind = kind or _PlainPlace
+        if old is not None and type(old) is kind:
             if not is_tracing() and old.is_empty:
                 epoch.count += 1
             old.set(value)
@@ -163,25 +193,20 @@ class Entries:
             if is_tracing() and self._born is None:
                 if not local.frames:
                     raise LeakError(leak_message(f"the state {name!r} of an optimizer"))
-                reserved.append(lambda: self._take_back(name, old, kind))
+                reserved.append(lambda: self._take_back(name, old, kind, value))
             self.plain.pop(name, None)
             self.held[name] = kind(value)
             epoch.count += 1
 
-    def _put_plain(self, name: Any, value: Any) -> None:
-        if self._born is None and holds_tracer(value):
-            raise LeakError(leak_message(f"{name!r}, a {type(value).__name__}, in the state of an optimizer"))
-        if self.held.get(name, self) is not value:
-            self.held[name] = self.plain[name] = value
-            epoch.count += 1
-
-    def _take_back(self, name: Any, old: Any, kind: type[_Place]) -> Callable[[], None]:
+    def _take_back(self, name: Any, old: Any, kind: type[_Place], value: Any) -> Callable[[], None]:
         self.held.pop(name) if old is None else self.held.update({name: old})
 
         def make() -> None:
             place = kind.empty()
             if isinstance(old, _Place) and isinstance(old, Number) and isinstance(place, Number) and not old.is_empty:
                 place.set(old.get())
+            if isinstance(place, _PlainPlace):
+                place.content = value
             self.held[name] = place
             epoch.count += 1
 
@@ -205,19 +230,32 @@ class Entries:
 
     def scan(self, scan: Scan, path: str) -> Hashable:
         """Visit the cells, and return the rest as a key."""
+        if not local.frames:
+            self._settle()
         names = [
             (name, type(place), place.is_empty) if isinstance(place, _Place) else name
             for name, place in self.held.items()
         ]
         for name, cell in self.cells():
             scan.stateful(cell, f"{path}.{name}")
-        return tuple(names), scan.attributes(self, path, _CELLS) if self.plain else None
+        return tuple(names), scan.attributes(self, f"{path}.", _CELLS) if self.plain else None
+
+    def _settle(self) -> None:
+        """Keep as it is what a compiled function has put here."""
+        for name, place in self.held.items():
+            if isinstance(place, _PlainPlace) and not place.is_empty:
+                self.held[name] = self.plain[name] = place.content
 
     def check(self) -> None:
         """Raise LeakError if a container has taken up a traced value."""
-        for name, value in self.plain.items():
+        places = {name: place.content for name, place in self.held.items() if isinstance(place, _PlainPlace)}
+        for name, value in (self.plain | places).items():
             if self._born is None and holds_tracer(value):
-                raise LeakError(leak_message(f"{name!r}, a {type(value).__name__}, in the state of an optimizer"))
+                raise LeakError(_leak(name, value))
+
+
+def _leak(name: Any, value: Any) -> str:
+    return leak_message(f"{name!r}, a {type(value).__name__}, in the state of an optimizer")
 
 
 _CELLS = frozenset({"held", "_born"})

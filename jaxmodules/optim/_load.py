@@ -75,10 +75,11 @@ def _check_sizes(optimizer: Any, groups: Any) -> None:
         )
 
 
-def _flags(kind: type) -> dict[str, Any]:
-    """Return the settings that an older state dict may lack, which are flags of the constructor, as they were then."""
+def _flags(kind: Any) -> dict[str, Any]:
+    """Return the settings that an older state dict may lack, as they were then: mostly flags of the constructor."""
     parameters = inspect.signature(kind).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is None or isinstance(p.default, bool)}
+    flags = {p.name: p.default for p in parameters if p.default is None or isinstance(p.default, bool)}
+    return {**flags, **kind.older}
 
 
 def _settings(optimizer: Any, own: Any, new: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:

@@ -84,11 +84,13 @@ def _resolve(
     labellings that fit as there are dicts with these names, ``alike``: they came in this order.
     """
     if grads.keys() <= names.keys():
-        return {name: names[name] for name in grads}
+        present = {name: names[name] for name in grads if not _has_gone(names[name], name)}
+        if present or not grads:
+            return present
     labelled: dict[Any, dict[str, Parameter]] = {}
     for box in boxes:
         for name, labelling in box.__dict__.get("_labels", {}).items():
-            if id(box) not in taken:
+            if id(box) not in taken and labelling.is_current():
                 labelled.setdefault(labelling, {})[name] = box
     newest = sorted(labelled, key=lambda labelling: labelling.number, reverse=True)
     held = [{n: b for n, b in labelled[x].items() if n in grads} for x in newest if grads.keys() <= x.names]
@@ -107,8 +109,14 @@ def _resolve(
     raise ValueError(
         f"these gradients match no parameter of the optimizer: {_some(set(grads) - known or grads)} (it knows"
         f" {_some(known) or 'no names'}): give it the module's parameters, or net.named_parameters() where names of"
-        " several modules are mixed"
+        " several modules are mixed; parameters put into a module later are given by add_param_group"
     )
+
+
+def _has_gone(box: Parameter, name: str) -> bool:
+    """Tell whether another parameter has taken the place in the module that had this name."""
+    labelling = box.__dict__.get("_labels", {}).get(name)
+    return labelling is not None and not labelling.is_current()
 
 
 def _fits(grad: Any, box: Parameter) -> bool:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
-from jaxmodules.optim._checks import check_betas, check_flags, check_lr, check_not_negative
+from jaxmodules.optim._checks import check_arrays, check_betas, check_flags, check_lr, check_not_negative
 from jaxmodules.optim._elementwise import average, average_square, bias_correction, descent, elementwise
 from jaxmodules.optim.optimizer import Optimizer
 
@@ -94,6 +94,7 @@ class Adam(Optimizer):
         decoupled_weight_decay: bool = False,
     ) -> None:
         check_flags(fused=fused, foreach=foreach, differentiable=differentiable)
+        check_arrays(foreach, capturable, lr=lr, **{f"betas[{i}]": beta for i, beta in enumerate(betas)})
         check_lr(lr)
         check_not_negative(eps, "epsilon value")
         check_betas(betas)

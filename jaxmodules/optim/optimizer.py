@@ -75,6 +75,7 @@ class Optimizer(Stateful):
     switches: ClassVar[frozenset[str]] = frozenset()  # numbers without which, at zero, the rule does not need a term
     complements: ClassVar[frozenset[str]] = frozenset()  # numbers that the rule gets as one_minus_<name>
     fixed: ClassVar[frozenset[str]] = frozenset()  # numbers that the rule is compiled for
+    older: ClassVar[Mapping[str, Any]] = {}  # what older state dicts lack, where it is no flag at its default
     counter: ClassVar[str] = "step"  # the state that counts steps: before the first there is none to show
 
     def __init__(self, params: Any, defaults: Any) -> None:

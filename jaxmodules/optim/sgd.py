@@ -1,6 +1,7 @@
 """Stochastic gradient descent."""
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -25,7 +26,7 @@ def _momentum(decay: Any, dampening: Any, nesterov: bool) -> optax.GradientTrans
         weight = 1 if is_off(dampening) else jnp.where(state.count == 0, 1, 1 - dampening)
         buffer = elementwise(lambda b, g: decay * b + weight * g, state.momentum_buffer, updates)
         updates = elementwise(lambda g, b: g + decay * b, updates, buffer) if nesterov else buffer
-        return updates, _MomentumState(optax.safe_increment(state.count), buffer)
+        return updates, _MomentumState(jnp.ones_like(state.count), buffer)  # only the first step differs
 
     return optax.GradientTransformation(init, update)
 
@@ -60,6 +61,7 @@ class SGD(Optimizer):
     """
 
     switches = frozenset({"momentum", "dampening", "weight_decay"})
+    older: ClassVar[Mapping[str, Any]] = {"fused": False}
     counter = "count"
 
     def __init__(
