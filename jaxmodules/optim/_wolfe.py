@@ -93,7 +93,7 @@ def _bracket(search: Search, base: Place, new: Place, is_over: Any, is_flat: Any
     ends = search._replace(is_zooming=~is_good, second=new, is_first_lower=~is_good & (search.first.loss <= new.loss))
     previous = search.first.step
     longer = _interpolated(search.first, new, new.step + 0.01 * (new.step - previous), new.step * 10)
-    goes_on = ~is_over & ~is_flat & (new.slope < 0)
+    goes_on = ~is_over & ~is_flat & ~(new.slope >= 0)  # so also for what is no number
     return pick(goes_on, search._replace(step=longer, first=new), ends), is_good
 
 

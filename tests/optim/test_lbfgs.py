@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from torch.optim.lbfgs import _strong_wolfe
 
 import jaxmodules as jm
 from jaxmodules import nn
+from jaxmodules.optim import _wolfe
 from tests.optim.helpers import draw, loss_of, mlp, to_torch, values
 
 # Those of torch.testing._internal.common_optimizers come first, then more.
@@ -83,10 +85,48 @@ def _plain(value: Any) -> Any:
     return [np.asarray(v) for v in value] if isinstance(value, list) else np.asarray(value)
 
 
+advance = jax.jit(_wolfe.advance)
+
+
+def search(seed: int, limit: int, tolerance: float) -> tuple[list[float], list[float]]:
+    """Search along a wavy line that ends in NaN; return the step, the loss and the evaluations of ours and torch's."""
+    rng = np.random.default_rng(seed)
+    waves, phases, direction = 3 * rng.standard_normal((4, 2)), rng.uniform(0, 6, 4), rng.uniform(0.1, 3)
+
+    def function(x: np.ndarray) -> tuple[float, np.ndarray]:
+        gradient = waves.T @ np.cos(waves @ x + phases) + 0.02 * x
+        return (float(np.sin(waves @ x + phases).sum() + 0.01 * x @ x), gradient) if abs(x).max() < 20 else (np.nan, x)
+
+    start, step = rng.standard_normal(2), float(rng.choice([1e-3, 0.1, 1.0, 10.0]))
+    loss, gradient = function(start)
+    d = -gradient * direction
+    tensors = torch.tensor(d), loss, torch.tensor(gradient), torch.tensor(gradient @ d)
+
+    def evaluate(x: Any, t: Any, d: Any) -> tuple[float, torch.Tensor]:
+        loss, gradient = function(x + float(t) * d.numpy())
+        return loss, torch.tensor(gradient)
+
+    their_loss, _, t, evaluations = _strong_wolfe(
+        evaluate, start, step, *tensors, tolerance_change=tolerance, max_ls=limit
+    )
+    base = _wolfe.Place(*map(jnp.asarray, (0.0, loss, gradient, gradient @ d)))
+    ours, is_over = _wolfe.start(base, jnp.asarray(step)), False
+    while not is_over:
+        loss, gradient = function(start + float(ours.step) * d)
+        new = _wolfe.Place(*map(jnp.asarray, (ours.step, loss, gradient, gradient @ d)))
+        ours, is_over = advance(ours, base, new, limit, tolerance, abs(d).max())
+    found = [float(ours.low.step), float(ours.low.loss), int(ours.evaluations)]
+    return found, [float(t), float(their_loss), evaluations]
+
+
 X64 = """
 import jax
 jax.config.update("jax_enable_x64", True)
-from tests.optim.test_lbfgs import LBFGS, SEARCH, Twins, quadratic
+from itertools import product
+import numpy as np
+from tests.optim.test_lbfgs import LBFGS, SEARCH, Twins, quadratic, search
+for seed, (limit, tolerance) in product(range(8), ((0, 1e-9), (2, 1e-9), (25, 1e-9), (25, 0.1))):
+    np.testing.assert_allclose(*search(seed, limit, tolerance), rtol=1e-6, err_msg=f"{seed} {limit} {tolerance}")
 for kwargs in LBFGS:
     twins = Twins(dtype="float64", **kwargs)
     twins.train(50, 1e-6)
@@ -99,7 +139,7 @@ for kwargs in ({"lr": 0.1, "max_iter": 5}, SEARCH):
 """
 
 
-def test_every_configuration_takes_the_steps_of_torch_in_float64() -> None:
+def test_searches_and_every_configuration_take_the_steps_of_torch_in_float64() -> None:
     subprocess.run([sys.executable, "-c", X64], check=True, timeout=240)
 
 
