@@ -35,6 +35,7 @@ class Lines(Silent):
     def __init__(self) -> None:
         self.title = ""
         self.total: int | None = None
+        self.speed = ""
         self._began = 0.0  # the epoch
         self._run_mark: tuple[float, int] | None = None  # time and steps after the first step, which compiles
         self._epoch_mark: tuple[float, int] | None = None  # time and samples after the first step of the epoch
@@ -52,20 +53,16 @@ class Lines(Silent):
     def show(self, run: Run, done: int) -> None:
         now = time.perf_counter()
         self._run_mark = self._run_mark or (now, run.step)
-        self._epoch_mark = self._epoch_mark or (now, run.samples)
+        self._epoch_mark = since, before = self._epoch_mark or (now, run.samples)
+        rate = (run.samples - before) / max(now - since, 1e-9)
+        self.speed = f"{rate:,.0f} samples/s" if rate else "- samples/s"
 
     def end(self, run: Run, done: int, metrics: dict[str, float]) -> None:
         of = "" if self.total is None else f"/{self.total}"
-        self.say("  ".join([self.title, f"{done}{of}", spell(metrics), self.speed(run), spell_time(self._elapsed())]))
+        self.say("  ".join([self.title, f"{done}{of}", spell(metrics), self.speed, spell_time(self._elapsed())]))
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self._began
-
-    def speed(self, run: Run) -> str:
-        """Return how many samples this epoch uses in a second."""
-        since, before = self._epoch_mark or (self._began, run.samples)
-        rate = (run.samples - before) / max(time.perf_counter() - since, 1e-9)
-        return f"{rate:,.0f} samples/s" if rate else "- samples/s"
 
     def left(self, run: Run, done: int) -> str:
         """Return how long the run will still take, as far as its length is known."""
@@ -107,11 +104,11 @@ class Bar(Lines):
     def show(self, run: Run, done: int) -> None:
         super().show(run, done)
         run.meter.poll()
-        text = "  ".join([spell(run.meter.means()), self.speed(run), f"{self.left(run, done)} left"])
+        text = "  ".join([spell(run.meter.means()), self.speed, f"{self.left(run, done)} left"])
         self._bar.update(self._task, completed=done, text=text, refresh=True)
 
     def end(self, run: Run, done: int, metrics: dict[str, float]) -> None:
-        text = "  ".join([spell(metrics), self.speed(run), spell_time(self._elapsed())])
+        text = "  ".join([spell(metrics), self.speed, spell_time(self._elapsed())])
         self._bar.update(self._task, completed=done, text=text, refresh=True)
         self.close()
 

@@ -165,6 +165,7 @@ class _Loop:
         self._shown.begin(run, run.epoch + 1, feed.length)
         is_whole = self._steps()
         run.meter.flush()
+        self._shown.show(run, feed.taken)
         if run.interrupted:
             self._shown.end(run, feed.taken, run.meter.means())
             return None
