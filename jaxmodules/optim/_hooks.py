@@ -85,6 +85,9 @@ def with_hooks(function: Callable[..., Any]) -> Callable[..., Any]:
             move = optimizer._take_back_reservations()
         if move is not None:
             raise StructureMoves(move)
+        for group in optimizer.param_groups:
+            for schedule in group.schedules().values():
+                schedule.advance()
         for hook in (*own[STEP_HOOKS[1]].values(), *global_post_hooks.values()):
             hook(optimizer, args, kwargs)
         return out

@@ -150,8 +150,6 @@ class LBFGS(Optimizer):
         _place(boxes, values)
         for cell, leaf in zip(self._cohorts[0].cells, memory, strict=True):
             cell.value = leaf
-        for schedule in group.schedules().values():
-            schedule.advance()
         return result
 
     def _evaluated(self, closure: Callable[[], Any]) -> tuple[Any, jax.Array, list[Any]]:

@@ -252,9 +252,6 @@ class Optimizer(Stateful):
             for cohort in self._cohorts
             if not found.keys().isdisjoint(cohort.by_id)
         ]
-        for group in self.param_groups:
-            for schedule in group.schedules().values():
-                schedule.advance()
         for cohort, values, leaves in updates:
             active = {name for box, name in zip(cohort.boxes, cohort.names, strict=True) if id(box) in found}
             for box, name in zip(cohort.boxes, cohort.names, strict=True):

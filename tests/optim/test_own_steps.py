@@ -199,3 +199,13 @@ def test_attributes_are_what_a_step_is_compiled_for() -> None:
         optimizer.factor = factor
         step(optimizer, [jnp.ones(1)])
     assert box.value.tolist() == [-4]
+
+
+@both_ways
+def test_a_schedule_counts_own_steps(compile_it: bool) -> None:
+    optimizer = Ours([nn.Parameter(jnp.ones(1))], lr=lambda count: 1.0 / (count + 1))
+    step = lambda optimizer, grads: optimizer.step(grads)  # noqa: E731 - compiled or not
+    step = jm.jit(step) if compile_it else step
+    for _ in range(3):
+        step(optimizer, [jnp.ones(1)])
+    assert optimizer.param_groups[0]["lr"] == 0.25
