@@ -36,8 +36,9 @@ from jaxmodules.state import Scan
 
 _MACHINERY = frozenset(
     {"_groups", "_cohorts", "_aligned", "_loose", "_others", "_reserved", "_stepping", "_pins", "_born", *_hooks.DICTS}
+    | {"_opt_called", "_step_when_scheduled"}
 )
-_NOT_STRUCTURE = _MACHINERY | {"param_groups", "state", "transformation", "_opt_called", "_step_when_scheduled"}
+_NOT_STRUCTURE = _MACHINERY | {"param_groups", "state", "transformation"}
 
 
 class _Required:

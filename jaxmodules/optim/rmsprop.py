@@ -1,6 +1,7 @@
 """RMSprop."""
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -76,6 +77,7 @@ class RMSprop(Optimizer):
 
     switches = frozenset({"weight_decay", "momentum"})
     complements = frozenset({"alpha"})
+    older: ClassVar[Mapping[str, Any]] = {"momentum": 0}
 
     def __init__(
         self,

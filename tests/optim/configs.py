@@ -18,6 +18,7 @@ Settings = dict[str, Any]
 MAIN: dict[str, Settings] = {
     "ASGD": {"lr": 0.1, "lambd": 0.1, "alpha": 0.5, "t0": 5, "weight_decay": 0.1},
     "Adadelta": {"rho": 0.95, "eps": 1e-3, "weight_decay": 0.1, "maximize": True},
+    "Adafactor": {"lr": 0.1, "weight_decay": 0.1, "d": 1.5, "maximize": True},
     "Adagrad": {"lr": 0.1, "lr_decay": 0.5, "weight_decay": 0.1, "initial_accumulator_value": 0.1},
     "Adam": {"lr": 0.1, "betas": (0.5, 0.9999), "weight_decay": 0.1, "amsgrad": True},
     "AdamW": {"lr": 0.1, "betas": (0.5, 0.9999), "weight_decay": 0.1, "amsgrad": True, "maximize": True},
@@ -70,7 +71,7 @@ def _refused() -> list[tuple[str, Settings, type[Exception], str]]:
     return [
         (name, row.optimizer_error_input.kwargs, row.error_type, row.error_regex)
         for name, row in rows
-        if row.optimizer_error_input.params is None and "foreach" not in row.optimizer_error_input.kwargs
+        if row.optimizer_error_input.params is None
     ]
 
 
