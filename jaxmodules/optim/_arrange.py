@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 
 from jaxmodules._tracing import StructureMoves, Tracer, epoch, local
 from jaxmodules.nn._writable import copy_array, to_array
@@ -142,12 +143,33 @@ def fresh(optimizer: Any, group: ParamGroup, names: Mapping[int, str], ids: Iter
     if optimizer.transformation is not None:
         state = optimizer.transformation.init({n: copy_array(b.value) for n, b in zip(own, boxes, strict=True)})
     else:
-        values = {n: jax.ShapeDtypeStruct(b.shape, b.dtype) for n, b in zip(own, boxes, strict=True)}
-        static = group.static()
-        shapes = jax.eval_shape(lambda arrays, v: optimizer.rule(**static, **arrays).init(v), group.arrays(), values)
-        with jax.ensure_compile_time_eval():
-            state = jax.tree.map(lambda leaf: jnp.array(np.zeros(leaf.shape, leaf.dtype)), shapes)
+        init = optimizer.rule(**group.static(), **group.arrays()).init
+        state = _before_first_step(init, {n: b.value for n, b in zip(own, boxes, strict=True)})
     return Cohort(group, boxes, own, state, group.static_key())
+
+
+def _before_first_step(init: Callable[[Any], Any], values: dict[str, Any]) -> Any:
+    """Return what ``init`` returns; where each array is one number throughout, without compiling anything."""
+    avals = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in values.items()}
+    program, shapes = jax.make_jaxpr(init, return_shape=True)(avals)
+    sources = {id(out): equation for equation in program.jaxpr.eqns for out in equation.outvars}
+
+    def number(variable: Any) -> Any:
+        if isinstance(variable, Literal):
+            return variable.val
+        equation = sources.get(id(variable))
+        return number(equation.invars[0]) if equation is not None and equation.primitive.name in _COPIES else None
+
+    leaves, treedef = jax.tree.flatten(shapes)
+    numbers = list(map(number, program.jaxpr.outvars))
+    with jax.ensure_compile_time_eval():
+        if any(value is None for value in numbers):
+            return jax.jit(init)(values)
+        filled = [jnp.array(np.full(leaf.shape, n, leaf.dtype)) for leaf, n in zip(leaves, numbers, strict=True)]
+    return jax.tree.unflatten(treedef, filled)
+
+
+_COPIES = ("broadcast_in_dim", "convert_element_type", "reshape")
 
 
 def loaded(

@@ -159,3 +159,28 @@ def test_a_recipe_keeps_its_state_when_a_static_setting_changes_its_shape() -> N
 def test_a_recipe_refuses_settings_it_does_not_know() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'momentum'"):
         Lion([{"params": mlp().parameters(), "momentum": 0.9}])
+
+
+class Started(jm.optim.Optimizer):
+    """Adagrad whose accumulator starts from what the rule says."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": 0.1})
+
+    @staticmethod
+    def rule(lr: Any) -> optax.GradientTransformation:
+        return optax.chain(optax.scale_by_rss(0.3), optax.ema(0.9), optax.scale_by_learning_rate(lr))
+
+
+@pytest.mark.parametrize("start", [Started, lambda params: jm.optim.Optimizer(params, Started.rule(0.1))])
+def test_a_rule_starts_where_its_init_says(start: Any) -> None:
+    box = nn.Parameter(jnp.ones(2, jnp.float32))
+    optimizer = start([box])
+    rule = Started.rule(0.1)
+    value = jnp.ones(2, jnp.float32)
+    state = rule.init(value)
+    for _ in range(3):
+        optimizer.step([jnp.ones(2, jnp.float32)])
+        updates, state = rule.update(jnp.ones(2, jnp.float32), state, value)
+        value = optax.apply_updates(value, updates)
+    np.testing.assert_allclose(box.value, value, rtol=1e-6)
