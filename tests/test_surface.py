@@ -26,6 +26,9 @@ ROOMS = [
     "nn.utils.parametrize",
     "nn.utils.prune",
     "nn.utils.rnn",
+    "optim",
+    "optim.lr_scheduler",
+    "optim.swa_utils",
 ]
 
 

@@ -2,6 +2,9 @@
 
 from jaxmodules.optim import lr_scheduler as lr_scheduler
 from jaxmodules.optim import swa_utils as swa_utils
+from jaxmodules.optim._stateless import (
+    swap_in_optimizer_params_and_state as swap_in_optimizer_params_and_state,
+)
 from jaxmodules.optim.adadelta import Adadelta as Adadelta
 from jaxmodules.optim.adafactor import Adafactor as Adafactor
 from jaxmodules.optim.adagrad import Adagrad as Adagrad

@@ -1,5 +1,6 @@
 """Numbers that are Python's outside compiled functions and arguments inside them."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ class Number(Cell):
         dynamic: whether a compiled function sets the number, so that what is compiled can't depend on it.
     """
 
-    __slots__ = ("_mirror", "_python", "complement", "dynamic")
+    __slots__ = ("_mirror", "_python", "_shown", "complement", "dynamic")
 
     def __init__(self, value: Any, complement: bool = False, dynamic: bool = False) -> None:
         super().__init__(None)
@@ -30,11 +31,15 @@ class Number(Cell):
         self.dynamic = dynamic
         self._python: Any = None
         self._mirror: Any = None
+        self._shown: Any = None  # refers to what a trace was told the number is, where that is not what is kept
         self.set(value)
 
     def set(self, value: Any) -> None:
         """Take a number."""
         if isinstance(value, Tracer):
+            if self._shown is not None and self._shown() is value:
+                return  # it is the number itself: twice the complement would be less precise
+            self._shown = None
             self.value = self._traced(jnp.reshape(value, ()))
             return
         python = value.item() if hasattr(value, "item") else value
@@ -45,7 +50,11 @@ class Number(Cell):
     def get(self) -> Any:
         """Return the number, or under a trace the traced scalar."""
         if isinstance(self._value, Tracer):
-            return 1 - self._value if self.complement else self._value
+            if not self.complement:
+                return self._value
+            number = 1 - self._value
+            self._shown = weakref.ref(number)
+            return number
         if self._value is not self._mirror:
             self._python = self._number(self._value)
             self._mirror = self._value

@@ -313,3 +313,15 @@ def test_shape_of_a_step_that_rearranges_is_known() -> None:
         return loss
 
     assert jm.eval_shape(step, first, optimizer, jnp.ones((2, 3), jnp.float32)).shape == ()
+
+
+def test_a_setting_that_is_set_to_itself_inside_a_compiled_function_stays_exact() -> None:
+    pair = Pair("Adam")
+
+    def change(optimizer: Any) -> None:
+        group = optimizer.param_groups[0]
+        group["betas"] = (group["betas"][0] * 0.9, group["betas"][1])
+
+    compiled = Counted(pair.optimizer, change)
+    compiled(draw(1))
+    assert pair.optimizer.param_groups[0]["betas"] == (pytest.approx(0.81), 0.999)
