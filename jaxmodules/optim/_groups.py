@@ -192,9 +192,9 @@ class ParamGroup(ItemwiseDict):
 
     def static_key(self) -> Hashable:
         """Return the static settings as a key."""
-        schedules = {key: schedule.function for key, schedule in self.schedules().items()}
+        settings = {**self.static(), **{key: schedule.function for key, schedule in self.schedules().items()}}
         freezer = Freezer()
-        key = freezer.freeze((tuple(self.static().items()), tuple(schedules.items())), "")
+        key = dict, tuple((freezer.freeze(name, ""), freezer.freeze(value, "")) for name, value in settings.items())
         self.is_volatile = freezer.mutable  # a setting that changes in place moves no epoch
         return key
 

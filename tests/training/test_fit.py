@@ -188,7 +188,7 @@ def test_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 def test_without_rich_a_bar_is_an_error_and_lines_are_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "rich"]:
+    for name in ["rich", *(name for name in sys.modules if name.split(".")[0] == "rich")]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"needs rich: pip install 'jaxmodules\[run\]'"):
         fit(lambda x: 1.0, ONES, progress=True)
