@@ -82,7 +82,7 @@ def arrange(optimizer: Any, active: set[int]) -> None:
         elif new:
             parts.append(optimizer._fresh(group, names, new))
         cohorts += [
-            cohort if cohort.static == static else optimizer._fresh(group, names, cohort.by_id).take(cohort.arrays())
+            cohort if cohort.static == static else _remade(cohort, optimizer._fresh(group, names, cohort.by_id))
             for cohort in parts
         ]
     known = {id(box) for cohort in cohorts for box in cohort.boxes}
@@ -90,6 +90,11 @@ def arrange(optimizer: Any, active: set[int]) -> None:
     optimizer._cohorts = cohorts
     optimizer._aligned = None
     epoch.count += 1
+
+
+def _remade(old: Cohort, new: Cohort) -> Cohort:
+    """Return a cohort for other settings, with what the old one has had so far."""
+    return new if old.is_new else new.take(old.arrays())
 
 
 def _leave(optimizer: Any) -> None:

@@ -1,5 +1,6 @@
 """Cohorts: parameters that have taken the same steps share one optax state."""
 
+import weakref
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -36,11 +37,17 @@ class Cohort:
         leaves, self.treedef = jax.tree_util.tree_flatten_with_path(state)
         self.cells = [Cell(leaf) for _, leaf in leaves]
         self.leaves = _leaf_names([path for path, _ in leaves], self.names)
+        self._first = weakref.ref(self.cells[0].value) if self.cells else None
         self.spare: dict[Leaf, Any] = {}  # state that the present settings have no use for
         self.left: set[int] = set()  # parameters whose state is kept elsewhere from now on
         self._cells_of: dict[str | None, dict[str, Cell]] = {}
         for (field, owner), cell in zip(self.leaves, self.cells, strict=True):
             self._cells_of.setdefault(owner, {})[field] = cell
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the state is the one it was made with."""
+        return self._first is not None and self.cells[0]._value is self._first()
 
     def holds(self, box: Any) -> bool:
         """Tell whether the state of a parameter is here."""
@@ -100,6 +107,8 @@ class Cohort:
             return {k: v for k, v in node.items() if k in names} if is_tree(node) else copy_array(node)
 
         cohort = Cohort(self.group, boxes, list(names), jax.tree.map(pick, self.state(), is_leaf=is_tree), self.static)
+        if not self.is_new:
+            cohort._first = None
         cohort.spare = {(f, o): copy_array(v) for (f, o), v in self.spare.items() if o is None or o in names}
         return cohort
 
@@ -109,7 +118,8 @@ class Cohort:
         for leaf, cell in zip(self.leaves, self.cells, strict=True):
             if leaf in rest:
                 cell.value = rest.pop(leaf)
-        self.spare = rest
+        self.spare |= rest
+        self._first = None
         return self
 
 

@@ -26,7 +26,7 @@ def find(optimizer: Any, key: Any) -> Cohort | None:
 def has_stepped(optimizer: Any, cohort: Cohort) -> bool:
     """Tell whether there is any state to show."""
     own = cohort.of(next(box for box in cohort.boxes if cohort.holds(box)))
-    return bool(own) and not optimizer._is_before_first_step(own)
+    return bool(own) and not optimizer._is_before_first_step(own, cohort.is_new)
 
 
 def read(optimizer: Any, key: Any) -> dict[Any, Any]:

@@ -116,5 +116,5 @@ class Adagrad(Optimizer):
                 cell.value = jnp.full_like(cell.value, parts)
         return cohort
 
-    def _is_before_first_step(self, state: Mapping[str, Any]) -> bool:
+    def _is_before_first_step(self, state: Mapping[str, Any], is_new: bool) -> bool:
         return False

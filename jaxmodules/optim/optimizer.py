@@ -402,9 +402,9 @@ class Optimizer(Stateful):
         _state.clear(self)
         self.state.update(values)
 
-    def _is_before_first_step(self, state: Mapping[str, Any]) -> bool:
+    def _is_before_first_step(self, state: Mapping[str, Any], is_new: bool) -> bool:
         count = state.get(self.counter, 1)
-        return self.transformation is None and not isinstance(count, Tracer) and int(count) == 0
+        return self.transformation is None and (is_new or (not isinstance(count, Tracer) and int(count) == 0))
 
     def _export(self, state: dict[str, Any]) -> dict[str, Any]:
         """Return one parameter's state in torch's form."""

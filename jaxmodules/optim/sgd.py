@@ -1,13 +1,16 @@
 """Stochastic gradient descent."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxmodules.optim._checks import check_flags, check_lr, check_not_negative, is_off
+from jaxmodules.optim._cohort import Cohort
 from jaxmodules.optim._elementwise import elementwise
+from jaxmodules.optim._groups import ParamGroup
 from jaxmodules.optim.optimizer import Optimizer
 
 
@@ -17,16 +20,20 @@ class _MomentumState(NamedTuple):
 
 
 def _momentum(decay: Any, dampening: Any, nesterov: bool) -> optax.GradientTransformation:
-    """Accumulate as ``optax.trace`` does, but damp every gradient after the first, as PyTorch does."""
+    """Accumulate as ``optax.trace`` does, but damp every gradient after the first, as PyTorch does.
+
+    Whether there was a first is counted only where it matters: a step this short shows one number more.
+    """
+    is_damped = not is_off(dampening)
 
     def init(params: Any) -> _MomentumState:
-        return _MomentumState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
+        return _MomentumState(jnp.zeros([], jnp.int32) if is_damped else None, optax.tree.zeros_like(params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        weight = 1 if is_off(dampening) else jnp.where(state.count == 0, 1, 1 - dampening)
+        weight = jnp.where(state.count == 0, 1, 1 - dampening) if is_damped else 1
         buffer = elementwise(lambda b, g: decay * b + weight * g, state.momentum_buffer, updates)
         updates = elementwise(lambda g, b: g + decay * b, updates, buffer) if nesterov else buffer
-        return updates, _MomentumState(jnp.ones_like(state.count), buffer)  # only the first step differs
+        return updates, _MomentumState(jnp.ones_like(state.count) if is_damped else None, buffer)
 
     return optax.GradientTransformation(init, update)
 
@@ -112,6 +119,12 @@ class SGD(Optimizer):
         if not is_off(momentum):
             parts.append(_momentum(momentum, dampening, nesterov))
         return optax.chain(*parts, optax.scale_by_learning_rate(lr))
+
+    def _fresh(self, group: ParamGroup, names: Mapping[int, str], ids: Iterable[int]) -> Cohort:
+        cohort = super()._fresh(group, names, ids)
+        if ("count", None) not in cohort.leaves:
+            cohort.spare["count", None] = np.int32(1)  # for the time when gradients are damped
+        return cohort
 
     def _export(self, state: dict[str, Any]) -> dict[str, Any]:
         return {k: v for k, v in state.items() if k != "count"}
