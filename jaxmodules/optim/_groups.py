@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodules._keys import Freezer
-from jaxmodules._tracing import StructureMoves, Tracer, epoch, local
+from jaxmodules._keys import Freezer, holds_tracer
+from jaxmodules._tracing import LeakError, StructureMoves, Tracer, birth, epoch, is_tracing, leak_message, local
 from jaxmodules._tracked import ItemwiseDict
 from jaxmodules.optim._number import Number, Schedule
 
@@ -54,6 +54,7 @@ class ParamGroup(ItemwiseDict):
         fixed: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
+        self._born = birth()
         self.is_volatile = False
         self.switches = switches
         self.complements = complements
@@ -67,6 +68,8 @@ class ParamGroup(ItemwiseDict):
             new = value if type(value) is TellingList else TellingList(value)
         else:
             new = value if key in self.fixed else self._stored(old, value, key)
+        if self._born is None and is_tracing() and holds_tracer(new):
+            raise LeakError(leak_message(f"the setting {key!r} of a parameter group"))
         if not (new is old or (_has_cells(new) and _has_cells(old) and set(new) == set(old))):
             epoch.count += 1
         super().__setitem__(key, new)

@@ -325,3 +325,18 @@ def test_a_setting_that_is_set_to_itself_inside_a_compiled_function_stays_exact(
     compiled = Counted(pair.optimizer, change)
     compiled(draw(1))
     assert pair.optimizer.param_groups[0]["betas"] == (pytest.approx(0.81), 0.999)
+
+
+@pytest.mark.parametrize("value", [lambda x: x, lambda x: [x, x], lambda x: jnp.ones(3) * x, lambda x: {"in": x}])
+@pytest.mark.parametrize("key", ["new", "nesterov"])
+def test_a_traced_value_does_not_stay_behind_in_a_group(key: str, value: Any) -> None:
+    pair = Pair("SGD")
+    before = pair.optimizer.param_groups[0].copy()
+
+    def step(optimizer: Any, x: Any) -> None:
+        optimizer.param_groups[0][key] = value(x)
+
+    with pytest.raises(jm.LeakError, match=f"the setting '{key}' of a parameter group"):
+        jm.jit(step)(pair.optimizer, jnp.float32(1))
+    after = pair.optimizer.param_groups[0]
+    assert after.keys() == before.keys() and after["nesterov"] is False
