@@ -20,10 +20,15 @@ def elementwise(function: Callable[..., jax.Array], tree: Any, *others: Any) -> 
     def apply(first: jax.Array, *arrays: jax.Array) -> jax.Array:
         if jnp.iscomplexobj(first):
             return jax.lax.complex(*(apply(part(first), *map(part, arrays)) for part in (jnp.real, jnp.imag)))
-        wide = jnp.promote_types(first.dtype, jnp.float32)
-        return function(*(array.astype(wide) for array in (first, *arrays))).astype(first.dtype)
+        kind = wide(first).dtype
+        return function(*(array.astype(kind) for array in (first, *arrays))).astype(first.dtype)
 
     return jax.tree.map(apply, tree, *others)
+
+
+def wide(x: jax.Array) -> jax.Array:
+    """Cast half precision to single."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def average(tree: Any, moment: Any, rate: Any) -> Any:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxmodules.optim._checks import check_number, is_off
+from jaxmodules.optim._elementwise import wide
 from jaxmodules.optim.optimizer import Optimizer
 
 
@@ -17,12 +18,8 @@ class _AdafactorState(NamedTuple):
     variance: Any
 
 
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def _norm(x: jax.Array, axis: int | None = None) -> jax.Array:
-    return jnp.sqrt(jnp.sum(jnp.square(_wide(x)), axis, keepdims=axis is not None))
+    return jnp.sqrt(jnp.sum(jnp.square(wide(x)), axis, keepdims=axis is not None))
 
 
 def _adafactor(lr: Any, decay: Any, eps: tuple[Any, Any], d: Any, weight_decay: Any) -> optax.GradientTransformation:
@@ -50,7 +47,7 @@ def _adafactor(lr: Any, decay: Any, eps: tuple[Any, Any], d: Any, weight_decay: 
         rho = jnp.minimum(lr, 1 / jnp.sqrt(time))
 
         def blend(old: jax.Array, new: jax.Array) -> jax.Array:
-            blended = _wide(old) + weight * (_wide(new) - _wide(old))
+            blended = wide(old) + weight * (wide(new) - wide(old))
             return blended.astype(old.dtype)
 
         def mean_square(g: jax.Array, axis: int) -> jax.Array:
@@ -63,8 +60,8 @@ def _adafactor(lr: Any, decay: Any, eps: tuple[Any, Any], d: Any, weight_decay: 
             u = g * jax.lax.rsqrt(jnp.maximum(variance, eps1 * eps1))
             alpha = jnp.maximum(eps[1], _norm(p) / p.size**0.5) * rho
             alpha = alpha / jnp.maximum(1.0, _norm(u) / (p.size**0.5 * d))
-            less = 0 if is_off(weight_decay) else (1 - lr * weight_decay) * _wide(p) - _wide(p)
-            return less - alpha * _wide(u)
+            less = 0 if is_off(weight_decay) else (1 - lr * weight_decay) * wide(p) - wide(p)
+            return less - alpha * wide(u)
 
         rows, cols, variances, changes = {}, {}, {}, {}
         for name, g in updates.items():

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxmodules.optim._checks import check_number
+from jaxmodules.optim._elementwise import wide
 from jaxmodules.optim.optimizer import Optimizer
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -17,10 +18,6 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 class _MuonState(NamedTuple):
     count: Any
     momentum_buffer: Any
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _rounded(x: jax.Array, dtype: Any = jnp.bfloat16) -> jax.Array:
@@ -181,13 +178,13 @@ class Muon(Optimizer):
             return _MuonState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
 
         def blended(g: jax.Array, b: jax.Array) -> jax.Array:
-            return _rounded(_lerp(_wide(b), _wide(g), one_minus_momentum, momentum), b.dtype)
+            return _rounded(_lerp(wide(b), wide(g), one_minus_momentum, momentum), b.dtype)
 
         def change(g: jax.Array, b: jax.Array, p: jax.Array) -> jax.Array:
-            ahead = _lerp(_wide(g), _wide(b), momentum, one_minus_momentum) if nesterov else _wide(b)
+            ahead = _lerp(wide(g), wide(b), momentum, one_minus_momentum) if nesterov else wide(b)
             u = _orthogonalized(_rounded(ahead, g.dtype), ns_coefficients, ns_steps, eps)
-            less = _wide(_rounded((1 - lr * weight_decay) * _wide(p), p.dtype)) - _wide(p)
-            return less - lr * _lr_ratio(adjust_lr_fn, p.shape) * _wide(u)
+            less = wide(_rounded((1 - lr * weight_decay) * wide(p), p.dtype)) - wide(p)
+            return less - lr * _lr_ratio(adjust_lr_fn, p.shape) * wide(u)
 
         def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
             buffer = jax.tree.map(blended, updates, state.momentum_buffer)
