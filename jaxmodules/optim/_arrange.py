@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
+from jax.tree_util import DictKey
 
 from jaxmodules._tracing import StructureMoves, Tracer, epoch, local
 from jaxmodules.nn._writable import copy_array, to_array
@@ -165,13 +165,23 @@ def _before_first_step(init: Callable[[Any], Any], values: dict[str, Any]) -> An
         equation = sources.get(id(variable))
         return number(equation.invars[0]) if equation is not None and equation.primitive.name in _COPIES else None
 
-    leaves, treedef = jax.tree.flatten(shapes)
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(shapes)
     numbers = list(map(number, program.jaxpr.outvars))
     with jax.ensure_compile_time_eval():
         if any(value is None for value in numbers):
             return jax.jit(init)(values)
-        filled = [jnp.array(np.full(leaf.shape, n, leaf.dtype)) for leaf, n in zip(leaves, numbers, strict=True)]
+        filled = [
+            jax.device_put(np.full(leaf.shape, n, leaf.dtype), _place(path, leaf, values), may_alias=False)
+            for (path, leaf), n in zip(leaves, numbers, strict=True)
+        ]
     return jax.tree.unflatten(treedef, filled)
+
+
+def _place(path: Any, leaf: Any, values: dict[str, Any]) -> Any:
+    """Return where state belongs: beside its parameter, on all of the devices that this is spread over."""
+    owner: Any = next((values[key.key] for key in path if isinstance(key, DictKey) and key.key in values), None)
+    is_placed = isinstance(owner, jax.Array) and not isinstance(owner, Tracer) and owner.committed
+    return owner.sharding if is_placed and leaf.shape == owner.shape else None
 
 
 _COPIES = ("broadcast_in_dim", "convert_element_type", "reshape")

@@ -340,3 +340,16 @@ def test_a_traced_value_does_not_stay_behind_in_a_group(key: str, value: Any) ->
         jm.jit(step)(pair.optimizer, jnp.float32(1))
     after = pair.optimizer.param_groups[0]
     assert after.keys() == before.keys() and after["nesterov"] is False
+
+
+@pytest.mark.parametrize("donate", [False, True], ids=["kept", "donated"])
+def test_state_lies_where_its_parameter_does(donate: bool) -> None:
+    rows = jax.sharding.NamedSharding(jax.make_mesh((4,), ("rows",)), jax.sharding.PartitionSpec("rows"))
+    box = nn.Parameter(jax.device_put(jnp.ones((8, 3), jnp.float32), rows))
+    optimizer = jm.optim.Adam([box])
+    step = jm.jit(lambda optimizer, grad: optimizer.step([grad]), donate=donate)
+    grad = jax.device_put(jnp.ones((8, 3), jnp.float32), rows)
+    step.lower(optimizer, grad)  # makes the state
+    assert [cell.value.sharding == rows for cell in optimizer._cohorts[0].cells] == [False, True, True]
+    step(optimizer, grad)
+    assert optimizer.state[box]["exp_avg"].sharding.is_equivalent_to(rows, 2)
