@@ -72,4 +72,5 @@ def shrink(fraction: Any) -> optax.GradientTransformation:
 
 def shrunk(array: jax.Array, fraction: Any) -> jax.Array:
     """Compute ``array * (1 - fraction)`` in a way that a compiler does not merge with what is added to it."""
-    return array + ((1 - fraction) * array - array)
+    rest = jnp.asarray(1 - fraction).astype(array.dtype)
+    return array + (rest * array - array)

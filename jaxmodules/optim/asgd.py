@@ -29,8 +29,8 @@ def _averaged_descent(lr: Any, lambd: Any, alpha: Any, t0: Any) -> optax.Gradien
         start, step = state.step == 0, optax.safe_increment(state.step)
         eta = jnp.where(start, single(lr), state.eta).astype(float)
         mu = jnp.where(start, 1.0, state.mu).astype(float)
-        after = elementwise(lambda p, g: shrunk(p, lambd * eta) - eta * g, params, updates)
-        ax = elementwise(lambda a, p: jnp.where(mu == 1, p, a + (p - a) * mu), state.ax, after)
+        after = elementwise(lambda p, g: shrunk(p, lambd * eta) - eta.astype(g.dtype) * g, params, updates)
+        ax = elementwise(lambda a, p: jnp.where(mu == 1, p, a + (p - a) * mu.astype(p.dtype)), state.ax, after)
         next_eta, next_mu = lr / (1 + lambd * lr * step) ** alpha, 1 / jnp.maximum(1, step - t0)
         return jax.tree.map(jnp.subtract, after, params), _State(step, single(next_eta), single(next_mu), ax)
 
