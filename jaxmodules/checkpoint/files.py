@@ -2,12 +2,12 @@
 
 import json
 import os
-import tempfile
 from typing import IO, Any
 
 import numpy as np
 from safetensors import SafetensorError, TensorSpec, deserialize, serialize, serialize_file
 
+from jaxmodules._files import whole
 from jaxmodules.checkpoint import _tree
 
 _ENTRY = "jaxmodules"
@@ -62,7 +62,8 @@ def save(obj: Any, path: str | os.PathLike[str] | IO[bytes]) -> None:
     }
     try:
         if isinstance(path, str | os.PathLike):
-            _write(specs, metadata, os.path.realpath(path))
+            with whole(path) as written:
+                serialize_file(specs, written, metadata=metadata)
         else:
             path.write(serialize(specs, metadata=metadata))
     except SafetensorError as error:
@@ -106,33 +107,6 @@ def load(path: str | os.PathLike[str] | IO[bytes]) -> Any:
     if text is None:
         return {name: _tree.to_jax(array) for name, array in tensors.items()}
     return _unpack(text, tensors, source)
-
-
-def _write(specs: dict[str, TensorSpec], metadata: dict[str, str], path: str) -> None:
-    """Write a file beside its place and move it there when it is on disk."""
-    folder = os.path.dirname(path)
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"cannot save {path!r}: there is no folder {folder!r}: create it first")
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as beside:
-        written = os.path.join(beside, "data")
-        with open(written, "wb") as file:
-            mode = os.fstat(file.fileno()).st_mode & 0o777  # what the user's umask allows; safetensors would use 0o600
-        serialize_file(specs, written, metadata=metadata)
-        os.chmod(written, mode)
-        _flush(written)
-        os.replace(written, path)
-        _flush(folder)
-
-
-def _flush(path: str) -> None:
-    """Make the content of a file, or the names in a folder, survive a power cut."""
-    if os.path.isdir(path) and os.name == "nt":  # Windows has no handle for a folder
-        return
-    descriptor = os.open(path, os.O_RDWR if os.path.isfile(path) else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _to_numpy(name: str, spec: dict[str, Any], source: str) -> np.ndarray:
