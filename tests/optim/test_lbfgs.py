@@ -321,10 +321,10 @@ def test_an_error_in_the_closure_leaves_everything_as_it_was() -> None:
     def closure() -> Any:
         calls.append(1)
         if len(calls) == 3:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("here")
         return jm.value_and_grad(loss_of)(net)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="here"):
         optimizer.step(closure)
     for now, value in zip(values(net), before, strict=True):
         np.testing.assert_array_equal(now, value)

@@ -55,10 +55,10 @@ def test_a_compiled_step_of_the_optimizer_still_fits_afterwards() -> None:
     step = jm.jit(lambda optimizer, grads: (traces.append(1), optimizer.step(grads))[1])
     pair.step(draw(1), lambda grads: step(pair.optimizer, grads))
     with (
-        pytest.raises(KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt, match="here"),
         swap_in_optimizer_params_and_state(pair.optimizer, boxes_of(pair.ours), pair.optimizer.state_dict()),
     ):
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("here")
     pair.step(draw(2), lambda grads: step(pair.optimizer, grads))
     pair.check()
     assert len(traces) == 1
