@@ -1,4 +1,4 @@
-"""PyTorch's own database of module inputs: every input of every layer in scope, in both modes, against torch."""
+"""PyTorch's own database of module inputs: every input of every layer in scope, against torch."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -39,12 +39,12 @@ def inputs_of(info: Any, training: bool) -> list[Any]:
 
 
 def parts() -> Iterator[Any]:
-    """Yield each layer in each mode, long lists of inputs in parts."""
+    """Yield each layer in each mode that the database tells apart, long lists of inputs in parts."""
     for info in module_db:
         name = info.name.removeprefix("nn.")
         if name in LEFT_OUT:
             continue
-        for training in (True, False):
+        for training in (True, False) if info.train_and_eval_differ else (True,):
             count = len(inputs_of(info, training))
             for start in range(0, count, FEW):
                 mode = "train" if training else "eval"
