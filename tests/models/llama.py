@@ -1,0 +1,140 @@
+"""Llama (Touvron et al., 2023) under the names of Hugging Face's ``LlamaForCausalLM``, so that its weights load as they are."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodules import nn
+from jaxmodules.nn import functional as F
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """The settings of Llama by their names in ``config.json``; the defaults are those of the model with 7 billion parameters."""
+
+    vocab_size: int = 32000
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = None
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+
+
+class LlamaRotaryEmbedding(nn.Module):
+    """Turn positions into the cosines and sines that rotate queries and keys (Su et al., 2021)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        features = config.hidden_size // config.num_attention_heads
+        exponents = jnp.arange(0, features, 2, dtype=jnp.float32) / features
+        self.register_buffer("inv_freq", 1 / config.rope_theta**exponents, persistent=False)
+
+    def forward(self, position_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+        angles = position_ids[:, None, :, None] * self.inv_freq[None, None, None]  # (B, 1, L, E / 2)
+        angles = jnp.concatenate([angles, angles], axis=-1)
+        return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotate each pair of features, which lie half the features apart, by the angle of its position."""
+    first, second = jnp.split(x, 2, axis=-1)
+    return x * cos.astype(x.dtype) + jnp.concatenate([-second, first], axis=-1) * sin.astype(x.dtype)
+
+
+class LlamaAttention(nn.Module):
+    """Causal attention in which a head of keys and values serves a group of heads of queries."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        groups = (config.num_key_value_heads or config.num_attention_heads) * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, groups, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, groups, bias=False)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, x: jax.Array, rotation: tuple[jax.Array, jax.Array], mask: jax.Array | None) -> jax.Array:
+        heads = (*x.shape[:2], -1, self.head_dim)
+        query, key, value = (
+            project(x).reshape(heads).swapaxes(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        y = F.scaled_dot_product_attention(
+            rotate(query, *rotation), rotate(key, *rotation), value, mask, is_causal=mask is None, enable_gqa=True
+        )
+        return self.o_proj(y.swapaxes(1, 2).reshape(x.shape))
+
+
+class LlamaMLP(nn.Module):
+    """The gated feed-forward layer SwiGLU (Shazeer, 2020)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.act_fn = nn.SiLU()
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+
+class LlamaDecoderLayer(nn.Module):
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.self_attn = LlamaAttention(config)
+        self.mlp = LlamaMLP(config)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(self, x: jax.Array, rotation: tuple[jax.Array, jax.Array], mask: jax.Array | None = None) -> jax.Array:
+        x = x + self.self_attn(self.input_layernorm(x), rotation, mask)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class LlamaModel(nn.Module):
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList([LlamaDecoderLayer(config) for _ in range(config.num_hidden_layers)])
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = LlamaRotaryEmbedding(config)
+
+    def forward(
+        self, input_ids: jax.Array, attention_mask: jax.Array | None = None, position_ids: jax.Array | None = None
+    ) -> jax.Array:
+        if position_ids is None:
+            position_ids = jnp.arange(input_ids.shape[1])[None]
+        mask = None
+        if attention_mask is not None:  # (B, S), zero where a token is padding
+            causal = jnp.tri(input_ids.shape[1], dtype=bool)
+            mask = causal[None, None] & attention_mask.astype(bool)[:, None, None]  # (B, 1, L, S)
+        rotation = self.rotary_emb(position_ids)
+        x = self.embed_tokens(input_ids)
+        for layer in self.layers:
+            x = layer(x, rotation, mask)
+        return self.norm(x)
+
+
+class LlamaForCausalLM(nn.Module):
+    """A causal language model, ``(B, T) -> (B, T, vocab_size)``."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.model = LlamaModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=config.initializer_range)
+
+    def forward(
+        self, input_ids: jax.Array, attention_mask: jax.Array | None = None, position_ids: jax.Array | None = None
+    ) -> jax.Array:
+        return self.lm_head(self.model(input_ids, attention_mask, position_ids))
