@@ -1,4 +1,4 @@
-"""BERT (Devlin et al., 2019) under the names of Hugging Face's implementation, so that its weights load as they are."""
+"""BERT (Devlin et al., 2019) under the names of Hugging Face's implementation: its weights load as they are."""
 
 from dataclasses import dataclass
 
@@ -62,9 +62,7 @@ class BertSelfAttention(nn.Module):
 
     def forward(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         heads = (*x.shape[:2], self.num_heads, -1)
-        query, key, value = (
-            project(x).reshape(heads).swapaxes(1, 2) for project in (self.query, self.key, self.value)
-        )
+        query, key, value = (project(x).reshape(heads).swapaxes(1, 2) for project in (self.query, self.key, self.value))
         dropout = self.dropout.p if self.training else 0.0
         y = F.scaled_dot_product_attention(query, key, value, mask, dropout)
         return y.swapaxes(1, 2).reshape(x.shape)

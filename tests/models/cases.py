@@ -8,7 +8,6 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 from transformers.models.bert import modeling_bert as hf_bert
@@ -59,7 +58,7 @@ class Case:
     their_loss: Callable[..., torch.Tensor] = hf_loss
     optimizer: tuple[str, dict[str, Any]] = ("AdamW", {"lr": 1e-3, "eps": 1e-4})
     published: dict[str, Any] = field(default_factory=dict)  # the settings of a size that has a checkpoint
-    optional: tuple[str, ...] = ()  # inputs that may be left out
+    tolerance: float = 1e-4  # of gradients
 
     def __str__(self) -> str:
         return self.name
@@ -81,7 +80,7 @@ def text_pairs(rng: np.random.RandomState) -> Batch:
 
 
 def images(size: int, name: str = "pixel_values") -> Callable[[np.random.RandomState], Batch]:
-    return lambda rng: {name: rng.standard_normal((2, 3, size, size)).astype(np.float32)}
+    return lambda rng: {name: rng.standard_normal((4, 3, size, size)).astype(np.float32)}
 
 
 def next_tokens(inputs: Batch, rng: np.random.RandomState) -> Batch:
@@ -94,10 +93,10 @@ def words_and_relation(inputs: Batch, rng: np.random.RandomState) -> Batch:
 
 
 def classes(inputs: Batch, rng: np.random.RandomState) -> Batch:
-    return {"labels": np.array([1, 3])}
+    return {"labels": np.array([1, 3, 0, 4])}
 
 
-SGD = ("SGD", {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4})
+SGD = ("SGD", {"lr": 0.005, "momentum": 0.9, "weight_decay": 1e-4})
 EAGER = {"attn_implementation": "eager"}
 
 CASES = [
@@ -109,7 +108,7 @@ CASES = [
             vocab_size=50, n_positions=16, n_embd=24, n_layer=2, n_head=3, initializer_range=0.3,
             resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
         ),
-        text, next_tokens, causal_loss, optional=("attention_mask",),
+        text, next_tokens, causal_loss,
     ),
     Case(
         "BERT",
@@ -120,7 +119,7 @@ CASES = [
             max_position_embeddings=16, initializer_range=0.3, hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
         ),
-        text_pairs, words_and_relation, pretraining_loss, optional=("attention_mask", "token_type_ids"),
+        text_pairs, words_and_relation, pretraining_loss,
     ),
     Case(
         "Llama",
@@ -130,7 +129,7 @@ CASES = [
             vocab_size=50, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
             num_key_value_heads=2, initializer_range=0.3,
         ),
-        text, next_tokens, causal_loss, optional=("attention_mask",),
+        text, next_tokens, causal_loss,
     ),
     Case(
         "ViT",
@@ -151,7 +150,8 @@ CASES = [
     ),
     Case(
         "ResNet-50", resnet.ResNet, torchvision_models.ResNet, dict(layers=(3, 4, 6, 3), num_classes=5, width=4),
-        images(64, "x"), classes, their_loss=plain_loss, optimizer=SGD, published=dict(layers=(3, 4, 6, 3)),
+        images(64, "x"), classes, their_loss=plain_loss, optimizer=SGD,
+        published=dict(layers=(3, 4, 6, 3)), tolerance=3e-4,  # as far as PyTorch itself is from double precision
     ),
     Case(
         "AlexNet", alexnet.AlexNet, torchvision_models.AlexNet, dict(num_classes=5, dropout=0.0, width=16),

@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al., 2019) under the names of Hugging Face's ``GPT2LMHeadModel``, so that its weights load as they are."""
+"""GPT-2 (Radford et al., 2019) under the names of Hugging Face's ``GPT2LMHeadModel``: its weights load as they are."""
 
 from dataclasses import dataclass
 

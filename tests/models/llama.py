@@ -1,4 +1,4 @@
-"""Llama (Touvron et al., 2023) under the names of Hugging Face's ``LlamaForCausalLM``, so that its weights load as they are."""
+"""Llama (Touvron et al., 2023) under the names of Hugging Face's ``LlamaForCausalLM``: its weights load as they are."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from jaxmodules.nn import functional as F
 
 @dataclass(frozen=True)
 class LlamaConfig:
-    """The settings of Llama by their names in ``config.json``; the defaults are those of the model with 7 billion parameters."""
+    """The settings of Llama by their names in ``config.json``; the defaults are those of the 7B model."""
 
     vocab_size: int = 32000
     hidden_size: int = 4096
