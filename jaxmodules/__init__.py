@@ -3,6 +3,7 @@
 from jaxmodules import amp as amp
 from jaxmodules import checkpoint as checkpoint
 from jaxmodules import debug as debug
+from jaxmodules import export as export
 from jaxmodules import nn as nn
 from jaxmodules import optim as optim
 from jaxmodules import random as random

@@ -1,0 +1,141 @@
+"""Example arguments as shapes, with names in the place of sizes that are to stay open."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmodules._tracing import Tracer
+from jaxmodules.transforms._call import is_stateful
+
+
+def is_array(value: Any) -> bool:
+    """Tell whether an argument is an input of the program: an array, or the shape of one."""
+    return isinstance(value, jax.ShapeDtypeStruct) or (hasattr(value, "__array__") and not is_stateful(value))
+
+
+def with_dynamic_shapes(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return arguments with shapes in the place of arrays, and symbols where ``dynamic_shapes`` names a size.
+
+    Raises:
+        TypeError: if an array has no values outside a trace, or the arguments do not fit the function.
+        ValueError: if ``dynamic_shapes`` does not fit the arguments.
+    """
+    symbols = _Symbols((args, kwargs), dynamic_shapes)
+    if not isinstance(dynamic_shapes, Mapping):
+        given = tuple(dynamic_shapes or ())
+        if given and len(given) != len(args):
+            raise ValueError(
+                f"dynamic_shapes has {len(given)} entries, expected one for each of the {len(args)} positional"
+                " arguments (None for one of fixed shape), or a dict by the names of arguments"
+            )
+        pairs = zip(args, given or [None] * len(args), strict=True)
+        filled = tuple(symbols.put(arg, dims, f"args[{i}]") for i, (arg, dims) in enumerate(pairs))
+        return filled, {name: symbols.put(arg, None, name) for name, arg in kwargs.items()}
+    bound = inspect.signature(getattr(function, "forward", function)).bind(*args, **kwargs)
+    if unknown := sorted(str(name) for name in dynamic_shapes.keys() - bound.arguments.keys()):
+        raise ValueError(
+            f"dynamic_shapes names {', '.join(unknown)}, expected names of the arguments given:"
+            f" {', '.join(bound.arguments)}"
+        )
+    for name, arg in bound.arguments.items():
+        bound.arguments[name] = symbols.put(arg, dynamic_shapes.get(name), name)
+    return bound.args, bound.kwargs
+
+
+class _Symbols:
+    """Makes symbols for named sizes, all in one scope."""
+
+    def __init__(self, examples: Any, dynamic_shapes: Any) -> None:
+        sizes = [size for leaf in jax.tree.leaves(examples) if is_array(leaf) for size in leaf.shape]
+        scopes = [size.scope for size in sizes if not isinstance(size, int)]
+        bounds = dict.fromkeys(bound for dim in _objects(dynamic_shapes) for bound in _bounds(dim))
+        self._scope = scopes[0] if scopes else jax.export.SymbolicScope(tuple(bounds))
+
+    def put(self, value: Any, dims: Any, where: str) -> Any:
+        """Return an argument with shapes for its arrays, ``dims`` naming sizes of them."""
+        if is_array(value):
+            return self._array(value, dims, where)
+        if dims is None:
+            parts, treedef = jax.tree_util.tree_flatten_with_path(value, is_leaf=is_stateful)
+            leaves = [self._array(v, None, where + jax.tree_util.keystr(p)) if is_array(v) else v for p, v in parts]
+            return jax.tree.unflatten(treedef, leaves)
+        if isinstance(value, Mapping) and isinstance(dims, Mapping) and dims.keys() <= value.keys():
+            inner = {key: self.put(item, dims.get(key), f"{where}[{key!r}]") for key, item in value.items()}
+            treedef = jax.tree.structure(value, is_leaf=lambda x: x is not value)
+            return jax.tree.unflatten(treedef, [inner[key] for key in jax.tree.unflatten(treedef, list(value))])
+        if isinstance(value, list | tuple) and isinstance(dims, list | tuple) and len(dims) == len(value):
+            items = [self.put(v, d, f"{where}[{i}]") for i, (v, d) in enumerate(zip(value, dims, strict=True))]
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        raise ValueError(
+            f"dynamic_shapes gives {dims!r} for {where}, which is a {type(value).__name__}: expected the same"
+            " structure as the argument has, with sizes for its arrays"
+        )
+
+    def _array(self, value: Any, dims: Any, where: str) -> jax.ShapeDtypeStruct:
+        if isinstance(value, Tracer):
+            raise TypeError(f"{where} is a traced value of shape {value.shape}: export outside jit, grad and vmap")
+        if not isinstance(value, jax.Array | jax.ShapeDtypeStruct):
+            array = np.asarray(value)
+            value = jax.ShapeDtypeStruct(array.shape, jax.dtypes.canonicalize_dtype(array.dtype))
+        shape = list(value.shape)
+        for axis, dim in self._by_axis(dims, shape, where):
+            shape[axis] = self._size(dim, shape[axis], f"axis {axis} of {where}")
+        return jax.ShapeDtypeStruct(tuple(shape), value.dtype)
+
+    def _by_axis(self, dims: Any, shape: list[Any], where: str) -> Iterator[tuple[int, Any]]:
+        rank = len(shape)
+        if isinstance(dims, str):
+            shape[:] = jax.export.symbolic_shape(dims, scope=self._scope, like=tuple(shape))
+            return
+        if dims is None:
+            return
+        if isinstance(dims, Mapping):
+            for axis, dim in dims.items():
+                if not isinstance(axis, int) or not -rank <= axis < rank:
+                    raise ValueError(f"dynamic_shapes names axis {axis!r} of {where}, which has {rank}: {tuple(shape)}")
+                yield axis % rank, dim
+            return
+        if not isinstance(dims, list | tuple) or len(dims) != rank:
+            raise ValueError(
+                f"dynamic_shapes gives {dims!r} for {where} of shape {tuple(shape)}, expected {{axis: name}},"
+                f" {rank} sizes, a string such as {', '.join(['batch', *map(str, shape[1:])][:rank])!r}, or None"
+            )
+        yield from enumerate(dims)
+
+    def _size(self, dim: Any, size: Any, where: str) -> Any:
+        name = dim if isinstance(dim, str) else getattr(dim, "__name__", None)
+        if name is not None:
+            return jax.export.symbolic_shape(name, scope=self._scope)[0]
+        if dim is None or "STATIC" in str(dim):
+            return size
+        if dim is size or (isinstance(dim, int) and dim == size):
+            return size
+        raise ValueError(
+            f"dynamic_shapes gives {dim!r} for {where}, expected a name ({size} is fixed if it is None): sizes that"
+            " are always equal have the same name, and which are equal is not found out"
+        )
+
+
+def _objects(dynamic_shapes: Any) -> Iterator[Any]:
+    """Yield the sizes that are neither strings nor numbers: such as torch.export.Dim makes."""
+    if isinstance(dynamic_shapes, Mapping):
+        dynamic_shapes = list(dynamic_shapes.values())
+    if isinstance(dynamic_shapes, list | tuple):
+        for part in dynamic_shapes:
+            yield from _objects(part)
+    elif hasattr(dynamic_shapes, "__name__"):
+        yield dynamic_shapes
+
+
+def _bounds(dim: Any) -> Iterator[str]:
+    """Yield what the limits of a torch.export.Dim are for JAX; its sizes are at least one."""
+    least, most = getattr(dim, "min", None), getattr(dim, "max", None)
+    if type(least) is int and least > 1:
+        yield f"{dim.__name__} >= {least}"
+    if type(most) is int:
+        yield f"{dim.__name__} <= {most}"
