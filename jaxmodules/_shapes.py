@@ -37,6 +37,11 @@ def host_value(value: Array) -> np.ndarray | None:
     return np.asarray(value)
 
 
+def known(shape: Sequence[int]) -> list[int]:
+    """Return the sizes that are numbers: where a program is exported for all sizes of an axis, that one is a symbol."""
+    return [size for size in shape if isinstance(size, int | np.integer)]
+
+
 def ntuple(value: int | Sequence[int], rank: int, name: str) -> tuple[int, ...]:
     """Repeat an int, or a sequence of one int, ``rank`` times; pass a sequence of ``rank`` ints as a tuple.
 

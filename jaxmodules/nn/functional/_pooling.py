@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmodules._shapes import is_floating, ntuple
+from jaxmodules._shapes import is_floating, known, ntuple
 from jaxmodules._typing import Array, ArrayLike, Shape
 
 Sizes = int | Sequence[int]
@@ -186,7 +186,7 @@ def check_windows(shape: Shape, windows: Shape) -> None:
     Raises:
         RuntimeError: if there is an axis without a window.
     """
-    if min(windows) < 1:
+    if any(count < 1 for count in known(windows)):
         channels, *plane = shape[-len(windows) - 1 :]
         before, after = ("x".join(map(str, (channels, *sizes))) for sizes in (plane, windows))
         raise RuntimeError(f"Given input size: ({before}). Calculated output size: ({after}). Output size is too small")

@@ -103,8 +103,8 @@ def _embedding_bag(
     # an index below zero would count from the end: send it out of range instead
     index = input if jnp.issubdtype(input.dtype, jnp.unsignedinteger) else jnp.where(input < 0, rows, input)
     counted = jnp.ones(input.shape, bool) if padding_idx is None else input != padding_idx
-    bags = len(input) if offsets is None else len(offsets) - last
-    owners = None if offsets is None else jnp.where(counted, _owners(offsets, len(input)), bags)
+    bags = input.shape[0] if offsets is None else offsets.shape[0] - last
+    owners = None if offsets is None else jnp.where(counted, _owners(offsets, input.shape[0]), bags)
     values = jnp.take(weight, index, axis=0, mode="fill").astype(accumulation_dtype(weight.dtype))
     if mode == "max":
         return _largest(index, weight, values, counted, owners, bags)

@@ -345,7 +345,7 @@ def _normalize_channels(
     if running_mean is None or running_var is None:
         return output, None, None
     count = math.prod(input.shape[axis] for axis in axes) * lax.axis_size(axis_names)
-    unbiased = var * (count / (count - 1)) if count > 1 else var
+    unbiased = var if count == 1 else var * (count / (count - 1))
     new = (statistic.mean(0).reshape(-1) for statistic in (mean, unbiased))
     new_mean, new_var = map(partial(_moving_average, momentum), (running_mean, running_var), new)
     return output, new_mean, new_var

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodules._autocast import cast
-from jaxmodules._shapes import accumulation_dtype, as_array, check_floating
+from jaxmodules._shapes import accumulation_dtype, as_array, check_floating, known
 from jaxmodules._typing import Array, ArrayLike, Shape
 from jaxmodules.nn.functional._pooling import (
     OptionalSizes,
@@ -216,7 +216,7 @@ def _output_sizes(input: Array, output_size: OptionalSizes, rank: int, name: str
         )
     sizes = tuple(size if want is None else int(want) for want, size in zip(wanted, input.shape[-rank:], strict=True))
     shape = [*input.shape[:-rank], *sizes]
-    if math.prod(shape) >= 2**63:
+    if math.prod(known(shape)) >= 2**63:
         raise RuntimeError(f"Storage size calculation overflowed with sizes={shape}")
     return sizes
 

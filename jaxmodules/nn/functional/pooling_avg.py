@@ -175,12 +175,12 @@ def _avg_pool(
         (1,) * lead + stride,
         ((0, 0),) * lead + pairs,
     )
-    if divisor_override is None:
+    if divisor_override is None and any(map(any, pairs)):
         axes = zip(input.shape[lead:], total.shape[lead:], kernel, stride, pads, strict=True)
         counts = reduce(np.multiply.outer, [_window_counts(*axis, count_include_pad) for axis in axes])
         divisor = counts.flat[0] if counts.size and (counts == counts.flat[0]).all() else counts
     else:
-        divisor = np.array(divisor_override)
+        divisor = np.array(math.prod(kernel) if divisor_override is None else divisor_override)
     return lax.div(total, jnp.broadcast_to(divisor.astype(dtype), total.shape)).astype(input.dtype)
 
 

@@ -82,7 +82,7 @@ def recurrence(
         output = spread(output, packed_index(batch_sizes, len(output)))
     elif batch_first:
         output = output.swapaxes(0, 1)
-    if not len(output):
+    if output.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN: got an input without time steps")
     layers = _grouped(arrays, has_biases, num_layers, 1 + bidirectional)
     finals = []
@@ -304,10 +304,10 @@ def _check_cell(input: Array, states: State, weights: _Weights) -> None:
     if input.shape[1] != wanted:
         raise RuntimeError(f"input has inconsistent input_size: got {input.shape[1]} expected {wanted}")
     for index, state in enumerate(states):
-        if len(state) != len(input):
+        if state.shape[0] != input.shape[0]:
             raise RuntimeError(
-                f"Input batch size {len(input)} doesn't match hidden{index} batch size {len(state)}:"
-                f" expected shape {[len(input), size]}, got {list(state.shape)}"
+                f"Input batch size {input.shape[0]} doesn't match hidden{index} batch size {state.shape[0]}:"
+                f" expected shape {[input.shape[0], size]}, got {list(state.shape)}"
             )
         if state.shape[1:] != (size,):
             raise RuntimeError(

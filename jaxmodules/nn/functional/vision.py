@@ -117,7 +117,7 @@ def affine_grid(theta: ArrayLike, size: Sequence[int], align_corners: bool | Non
             " is not an intended use case of affine_grid. See the documentation of affine_grid for details.",
             stacklevel=2,
         )
-    elif min(size) <= 0:
+    elif any(length <= 0 for length in size):
         raise ValueError(f"Expected non-zero, positive output size. Got {size}")
     if theta.shape[0] != size[0]:
         raise RuntimeError(f"Expected size for first dimension of theta to be: {size[0]} but got: {theta.shape[0]}")

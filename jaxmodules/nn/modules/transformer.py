@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmodules._device import move, parse_device
@@ -460,8 +461,9 @@ def _generate_square_subsequent_mask(sz: int, device: Any = None, dtype: DType |
     return move(to_jax(mask), parse_device(device))
 
 
-def _causal(sz: int, dtype: np.dtype) -> np.ndarray:
-    return np.triu(np.full((sz, sz), -np.inf).astype(dtype), 1)
+def _causal(sz: int, dtype: np.dtype) -> Any:
+    numpy = np if isinstance(sz, int | np.integer) else jnp  # a symbol, where a program is exported for all sizes
+    return numpy.triu(numpy.full((sz, sz), -np.inf).astype(dtype), 1)
 
 
 def _detect_is_causal_mask(mask: ArrayLike | None, is_causal: bool | None = None, size: int | None = None) -> bool:
