@@ -15,7 +15,7 @@ Reading one builds these types and no others, so a file from a stranger can be w
 import base64
 import math
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -63,14 +63,12 @@ def pack(obj: Any) -> tuple[Any, dict[str, np.ndarray]]:
         raise ValueError("the object to save is nested too deeply: flatten it first") from None
 
 
-def unpack(skeleton: Any, tensors: dict[str, np.ndarray]) -> Any:
-    """Return the container that :func:`pack` took apart; arrays that were one object are one object again."""
-    return _Unpacker(tensors).unpack(skeleton)
+def unpack(skeleton: Any, tensors: dict[str, np.ndarray], leaf: Callable[[np.ndarray], Any]) -> Any:
+    """Return the container that :func:`pack` took apart; arrays that were one object are one object again.
 
-
-def to_jax(array: np.ndarray) -> jax.Array | np.ndarray:
-    """Return a JAX array, or the NumPy one where JAX would cut 64 bits to 32."""
-    return jnp.asarray(array) if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype else array
+    What becomes of an array, ``leaf(array)`` says.
+    """
+    return _Unpacker(tensors, leaf).unpack(skeleton)
 
 
 class _Packer:
@@ -157,8 +155,9 @@ class _Packer:
 class _Unpacker:
     """Builds one object from its skeleton, each array once."""
 
-    def __init__(self, tensors: dict[str, np.ndarray]) -> None:
+    def __init__(self, tensors: dict[str, np.ndarray], leaf: Callable[[np.ndarray], Any]) -> None:
         self._tensors = tensors
+        self._leaf = leaf
         self._built: dict[tuple[str, ...], Any] = {}
 
     def unpack(self, node: Any) -> Any:
@@ -192,7 +191,7 @@ class _Unpacker:
             if kind == "key":
                 self._built[how] = jax.random.wrap_key_data(jnp.asarray(array), impl=detail[0])
             else:
-                self._built[how] = to_jax(array.view(RAW[detail[0]]).squeeze(-1) if detail else array)
+                self._built[how] = self._leaf(array.view(RAW[detail[0]]).squeeze(-1) if detail else array)
         return self._built[how]
 
 

@@ -1,28 +1,29 @@
-"""Save and load nested containers of arrays and plain values, in safetensors files."""
+"""Save and load nested containers of arrays and plain values, in safetensors files and PyTorch's."""
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
+import jax
 import numpy as np
 from safetensors import SafetensorError, TensorSpec, deserialize, serialize, serialize_file
 
+from jaxmodules._device import META, move, parse_device
 from jaxmodules._files import whole
-from jaxmodules.checkpoint import _tree
+from jaxmodules.checkpoint import _torch_read, _tree
+from jaxmodules.checkpoint._errors import CheckpointError as CheckpointError
+from jaxmodules.nn._writable import is_differentiable
+from jaxmodules.nn.parameter import Parameter
+from jaxmodules.random import copy_to_jax
 
 _ENTRY = "jaxmodules"
 _VERSION = 1
 
 _FOREIGN = {
-    b"PK\x03\x04": "a zip archive, as torch.save writes",
     b"\x93NUMPY": "a NumPy .npy file",
     b"\x89HDF": "an HDF5 file",
-    b"\x80": "a Python pickle",
 }
-
-
-class CheckpointError(ValueError):
-    """A file does not hold what :func:`save` writes: it is truncated, damaged or of another kind."""
 
 
 def save(obj: Any, path: str | os.PathLike[str] | IO[bytes]) -> None:
@@ -70,18 +71,38 @@ def save(obj: Any, path: str | os.PathLike[str] | IO[bytes]) -> None:
         raise ValueError(f"cannot save: {error} (plain values and names may take 100 MB, arrays any size)") from error
 
 
-def load(path: str | os.PathLike[str] | IO[bytes]) -> Any:
-    r"""Load what :func:`save` wrote, or any other safetensors file as a ``dict[str, Array]``.
+def load(
+    path: str | os.PathLike[str] | IO[bytes],
+    map_location: Any = None,
+    *,
+    weights_only: bool = True,
+    mmap: bool | None = None,
+) -> Any:
+    r"""Load what :func:`save` or ``torch.save`` saved, or any safetensors file, as a dict of its arrays.
+
+    What kind of file it is shows in its content. PyTorch's are read without torch, in all its formats: tensors come
+    back as arrays, tied ones as one array; ``torch.nn.Parameter``\ s as Parameters; dtypes as NumPy's and sizes as
+    tuples; the attributes that a tensor may have in PyTorch are left out. Sparse, nested and quantized tensors are
+    refused, and so is whatever would need code to be run.
 
     Nothing in the file is ever executed. Arrays come back as :class:`jax.Array`; 64-bit ones as NumPy arrays while
-    JAX runs without ``jax_enable_x64``, since JAX would cut them to 32 bits.
+    JAX runs without ``jax_enable_x64``, since JAX would cut them to 32 bits. They are copies: what happens to the
+    file afterwards does not reach them.
 
     Args:
         path: the file, or a binary file object to read it from.
+        map_location: where to put arrays: a device as ``jm.device`` takes them (``"cpu"``, ``"cuda:0"``, ``"meta"``
+            for shapes alone), a JAX device or a Sharding; a dict from the places the file names to these; or a function
+            of a view of the elements and the place the file names, which returns one of these, ``None``, or the view
+            to leave it on the CPU. ``None`` leaves it to JAX, wherever PyTorch had them.
+        weights_only: ``True``; that is the only way here.
+        mmap: whether to map the file into memory rather than to read it first. ``None`` maps what is a real file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is truncated, damaged, or not a safetensors file.
+        CheckpointError: the file is truncated, damaged, or of another kind. If it is refused because it asks for what
+            could run code, it is a ``pickle.UnpicklingError`` as well.
+        RuntimeError: there is no such device.
 
     Examples:
         >>> import io
@@ -90,13 +111,59 @@ def load(path: str | os.PathLike[str] | IO[bytes]) -> Any:
         >>> load(io.BytesIO(file.getvalue()))
         [1, ('two', 3.0)]
     """
-    if isinstance(path, str | os.PathLike):
-        with open(path, "rb") as file:
-            data, source = file.read(), repr(os.fspath(path))
-    elif hasattr(path, "read"):
-        data, source = path.read(), f"the {type(path).__name__}"
-    else:
+    if not hasattr(path, "read") and not isinstance(path, str | os.PathLike):
         raise TypeError(f"expected a path or a binary file to load from, got {type(path).__name__}: call load(path)")
+    if not weights_only:
+        raise ValueError(
+            "expected weights_only=True, got False: jaxmodules never runs code from a file. Load it in torch with"
+            " weights_only=False if you trust it, and save the state_dicts and plain values of it"
+        )
+    if mmap and not isinstance(path, str | os.PathLike):
+        raise ValueError("f must be a file path in order to use the mmap argument")
+    source = repr(os.fspath(path)) if isinstance(path, str | os.PathLike) else f"the {type(path).__name__}"
+    leaf = _placer(map_location)
+    data = _torch_read.open_bytes(path, mmap)
+    if not _torch_read.is_torch(data):
+        return _load_safetensors(bytes(data), source, leaf)
+    try:
+        return _torch_read.read(data, leaf, _box)
+    except CheckpointError as error:
+        raise type(error)(f"cannot load {source}: {error}") from error
+
+
+def _placer(map_location: Any) -> Callable[[np.ndarray, str], Any]:
+    """Return a function that makes arrays of views of a file's elements, where ``map_location`` wants them."""
+    if isinstance(map_location, Mapping):
+        places = {str(key): parse_device(value) for key, value in map_location.items()}
+        return lambda array, location: _to_place(array, places.get(location))
+    if callable(map_location) and not isinstance(map_location, jax.sharding.Sharding):
+
+        def place(array: np.ndarray, location: str) -> Any:
+            chosen = map_location(array, location)
+            return _to_place(array, parse_device("cpu" if chosen is array else chosen))
+
+        return place
+    everywhere = parse_device(map_location)
+    return lambda array, location: _to_place(array, everywhere)
+
+
+def _to_place(array: np.ndarray, place: Any) -> Any:
+    """Return an array with memory of its own: JAX's, or NumPy's where JAX would cut 64 bits to 32."""
+    if place is META:
+        return jax.ShapeDtypeStruct(array.shape, array.dtype)
+    if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
+        return np.array(array, order="C")
+    return move(copy_to_jax(array), place)
+
+
+def _box(value: Any, requires_grad: bool) -> Any:
+    """Return a Parameter, or the array where it would have to be cut to 32 bits."""
+    if isinstance(value, np.ndarray):
+        return value
+    return Parameter(value, requires_grad=requires_grad and is_differentiable(value))
+
+
+def _load_safetensors(data: bytes, source: str, leaf: Callable[[np.ndarray, str], Any]) -> Any:
     try:
         entries = dict(deserialize(data))
     except SafetensorError as error:
@@ -105,8 +172,8 @@ def load(path: str | os.PathLike[str] | IO[bytes]) -> Any:
     text = (header.pop("__metadata__", None) or {}).get(_ENTRY)
     tensors = {name: _to_numpy(name, entries[name], source) for name in header}
     if text is None:
-        return {name: _tree.to_jax(array) for name, array in tensors.items()}
-    return _unpack(text, tensors, source)
+        return {name: leaf(array, "cpu") for name, array in tensors.items()}
+    return _unpack(text, tensors, source, leaf)
 
 
 def _to_numpy(name: str, spec: dict[str, Any], source: str) -> np.ndarray:
@@ -119,12 +186,12 @@ def _to_numpy(name: str, spec: dict[str, Any], source: str) -> np.ndarray:
     return np.frombuffer(spec["data"], dtype).reshape(spec["shape"])
 
 
-def _unpack(text: str, tensors: dict[str, np.ndarray], source: str) -> Any:
+def _unpack(text: str, tensors: dict[str, np.ndarray], source: str, leaf: Callable[[np.ndarray, str], Any]) -> Any:
     try:
         entry = json.loads(text)
         version = entry["version"]
         if version == _VERSION:
-            return _tree.unpack(entry["tree"], tensors)
+            return _tree.unpack(entry["tree"], tensors, lambda array: leaf(array, "cpu"))
     except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise CheckpointError(
             f"cannot load {source}: its description of what was saved is damaged ({type(error).__name__}: {error});"
