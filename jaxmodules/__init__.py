@@ -14,6 +14,7 @@ from jaxmodules._autocast import is_autocast_enabled as is_autocast_enabled
 from jaxmodules._device import device as device
 from jaxmodules._tracing import LeakError as LeakError
 from jaxmodules._tracing import UnboundStateError as UnboundStateError
+from jaxmodules.checkpoint import from_pretrained_files as from_pretrained_files
 from jaxmodules.checkpoint import load as load
 from jaxmodules.checkpoint import save as save
 from jaxmodules.random import Generator as Generator

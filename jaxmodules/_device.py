@@ -226,3 +226,9 @@ def beside(array: Any, old: Any) -> Any:
         return array
     was_put = old.committed or array.devices() != old.devices()
     return jax.device_put(array, old.sharding) if was_put else array
+
+
+def place_of(array: Any) -> Any:
+    """Return the Sharding of an array that was put somewhere; ``None`` if it lies where JAX put it."""
+    is_put = isinstance(array, jax.Array) and not isinstance(array, Tracer) and array.committed
+    return array.sharding if is_put else None

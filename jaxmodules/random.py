@@ -187,15 +187,37 @@ def blank(shape: Shape, dtype: DType | None = None) -> Any:
     return jax.lax.empty(shape, narrow) if is_tracing() else jax.device_put(empty(tuple(shape), narrow), _place())
 
 
-def copy_to_jax(values: np.ndarray, dtype: DType | None = None) -> Array:
-    """Return a JAX array of its own with the values of NumPy memory that others may write to; nothing compiles."""
-    own = empty(values.shape, jax.dtypes.canonicalize_dtype(values.dtype if dtype is None else dtype))
+def copy_to_jax(values: np.ndarray, dtype: DType | None = None, place: Any = None) -> Array:
+    """Return a JAX array of its own with the values of NumPy memory that others may write to; nothing compiles.
+
+    Args:
+        values: what to copy. Where ``place`` spreads the array over devices, only the parts that they hold are read.
+        dtype: what to cast to; the dtype of ``values`` if ``None``.
+        place: a JAX device or a Sharding; where this thread puts new arrays if ``None``.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(values.dtype if dtype is None else dtype)
+    if isinstance(place, jax.sharding.Sharding) and len(place.device_set) > 1:
+        parts: dict[Any, np.ndarray] = {}  # one that several devices hold is read once; JAX never writes to it
+
+        def part(index: Any) -> np.ndarray:
+            bounds = tuple((axis.start, axis.stop) for axis in index)
+            if bounds not in parts:
+                parts[bounds] = _copied(values[index], dtype)
+            return parts[bounds]
+
+        return jax.make_array_from_callback(values.shape, place, part)
+    return jax.device_put(_copied(values, dtype), _place() if place is None else place)
+
+
+def _copied(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return a copy in memory that JAX adopts."""
+    own = empty(values.shape, dtype)
     if own.dtype == values.dtype:
         own[...] = values
     else:
         with np.errstate(all="ignore"):
             np.copyto(own, values, casting="unsafe")
-    return jax.device_put(own, _place())
+    return own
 
 
 def _shapes_on_meta(sample: Callable[_P, Any]) -> Callable[_P, Any]:

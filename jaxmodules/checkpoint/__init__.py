@@ -5,9 +5,13 @@ The name stands for two things, as it does in PyTorch and JAX together: called, 
 """
 
 from jaxmodules._callable import make_callable
+from jaxmodules.checkpoint._mapped import LazyTensor as LazyTensor
 from jaxmodules.checkpoint.files import CheckpointError as CheckpointError
 from jaxmodules.checkpoint.files import load as load
 from jaxmodules.checkpoint.files import save as save
+from jaxmodules.checkpoint.pretrained import from_pretrained_files as from_pretrained_files
+from jaxmodules.checkpoint.tensors import Tensors as Tensors
+from jaxmodules.checkpoint.tensors import open as open
 from jaxmodules.transforms.remat import remat
 
 make_callable(__name__, remat)

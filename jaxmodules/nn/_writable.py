@@ -23,15 +23,18 @@ _NUMBERS = "biufc"
 _IN_PLACE = {"__setitem__", *(f"__i{name}__" for name in _BINARY)}
 
 
-def to_array(data: Any, dtype: Any = None) -> Any:
+def to_array(data: Any, dtype: Any = None, place: Any = None) -> Any:
     """Return ``data`` (an array of JAX, NumPy or torch, a box, a scalar, a nested list) as a JAX array.
 
-    What is a JAX array already is returned as it is; other memory is copied, never shared.
+    What is a JAX array already is returned as it is; other memory is copied, never shared. What is still in a file
+    (it has a method ``to_jax``) is read to ``place``, which for the rest means nothing.
     """
     if is_meta(data):
         return data if dtype is None or data.dtype == dtype else jax.ShapeDtypeStruct(data.shape, dtype)
     if isinstance(data, jax.Array):
         return data if dtype is None or data.dtype == dtype else data.astype(dtype)
+    if hasattr(type(data), "to_jax"):
+        return data.to_jax(dtype, place)
     if hasattr(data, "__jax_array__"):
         return to_array(data.__jax_array__(), dtype)
     if hasattr(data, "detach"):  # torch.Tensor

@@ -5,14 +5,14 @@ import threading
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxmodules._device import NO_DATA, beside, lacks_data
+from jaxmodules._device import NO_DATA, beside, lacks_data, move, place_of
 from jaxmodules._keys import ATOMS, restorer
 from jaxmodules._tracing import epoch
 from jaxmodules.nn._writable import copy_array, to_array, unbox
@@ -119,6 +119,9 @@ def load(root: Any, state_dict: Mapping[str, Any], strict: bool, assign: bool) -
     outer, _loading.held = _loading.held, progress.before.held()
     try:
         progress.visit(root, copied, "")
+        if _loading.landing is not None:
+            tied = _loading.landing.tied()
+            missing[:] = [key for key in missing if key not in tied]
         if strict and unexpected:
             errors.insert(0, "Unexpected key(s) in state_dict: {}. ".format(", ".join(f'"{k}"' for k in unexpected)))
         if strict and missing:
@@ -166,8 +169,40 @@ class _Load:
                 )
 
 
+class Landing:
+    """Decides what a load makes of the arrays, where not PyTorch's rule: as what they take the place of is.
+
+    Every array is put into the box that is there, and one on the meta device is filled as well. A key is not missing
+    if its parameter is tied to one that was found.
+
+    Args:
+        choose: takes the key, what is in its place and what comes; returns a dtype and a device or Sharding, either
+            ``None`` for that of what is in its place.
+    """
+
+    def __init__(self, choose: Callable[[str, Any, Any], tuple[Any, Any]]) -> None:
+        self.choose = choose
+        self.filled: set[int] = set()
+        self.absent: dict[str, Any] = {}
+
+    def tied(self) -> set[str]:
+        """Return the keys that were absent, of parameters that were found under another."""
+        return {key for key, box in self.absent.items() if id(box) in self.filled}
+
+
+@contextmanager
+def landing(choose: Callable[[str, Any, Any], tuple[Any, Any]]) -> Iterator[None]:
+    """Let a :class:`Landing` decide in the loads of this thread."""
+    outer, _loading.landing = _loading.landing, Landing(choose)
+    try:
+        yield
+    finally:
+        _loading.landing = outer
+
+
 class _Loading(threading.local):
     held: Mapping[Any, Any] = {}  # what each place held when the load of this thread began
+    landing: Landing | None = None
 
 
 _loading = _Loading()
@@ -255,6 +290,8 @@ def load_own(
         key = prefix + name
         if key not in state_dict:
             missing.append(key)
+            if _loading.landing is not None and isinstance(current, Parameter):
+                _loading.landing.absent[key] = current
             continue
         new = state_dict[key]
         if is_lazy(current) and is_lazy(new):
@@ -273,11 +310,11 @@ def load_own(
                 f" the shape in current model is {_size(current.shape)}."
             )
             continue
-        if not assign and lacks_data(current) and not lacks_data(new):
+        if not assign and _loading.landing is None and lacks_data(current) and not lacks_data(new):
             warnings.warn(_NOT_COPIED.format(key), stacklevel=2)
             continue
         try:
-            _put(module, name, current, new, assign)
+            _put(module, name, key, current, new, assign)
         except Exception as error:
             error_msgs.append(
                 f'While copying the parameter named "{key}", whose dimensions in the model are'
@@ -306,7 +343,7 @@ def _size(shape: Any) -> str:
     return f"torch.Size({list(shape)})"
 
 
-def _put(module: Any, name: str, current: Any, new: Any, assign: bool) -> None:
+def _put(module: Any, name: str, key: str, current: Any, new: Any, assign: bool) -> None:
     is_parameter = isinstance(current, Parameter)
     if assign:
         if is_parameter and isinstance(new, Parameter):
@@ -325,11 +362,14 @@ def _put(module: Any, name: str, current: Any, new: Any, assign: bool) -> None:
     held = _loading.held.get(id(current) if is_parameter else (id(module._buffers), name))
     if held is not None and held is unbox(new) and held is not old:
         return  # a state dict of this model's own, whose entries PyTorch would have seen change with the parameter
+    dtype, place = (None, None) if _loading.landing is None else _loading.landing.choose(key, current, new)
     # A copy of its own: donating the model's arrays must not delete the checkpoint's.
-    array = to_array(new, current.dtype)
+    array = to_array(new, current.dtype if dtype is None else dtype, place_of(old) if place is None else place)
     if array is unbox(new):
         array = copy_array(array)
-    array = beside(array, old)
+    array = beside(array, old) if place is None else move(array, place)
+    if _loading.landing is not None:
+        _loading.landing.filled.add(id(current))
     if is_parameter:
         current.value = array
     else:

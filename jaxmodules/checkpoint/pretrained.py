@@ -1,0 +1,169 @@
+"""Put the weights of a file, or of a folder from the Hugging Face Hub, into a module."""
+
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxmodules._device import META, parse_device
+from jaxmodules._device import device as Device
+from jaxmodules.checkpoint.tensors import open as open_tensors
+from jaxmodules.nn.modules._convert import parse_dtype
+from jaxmodules.nn.modules._state_dict import IncompatibleKeys, landing
+from jaxmodules.nn.modules.module import Module
+
+Rename = (
+    Mapping[str, str | None]
+    | Sequence[tuple[str | re.Pattern[str], str | Callable[[re.Match[str]], str] | None]]
+    | Callable[[str], str | None]
+)
+
+
+def from_pretrained_files(
+    net: Module,
+    path: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    prefix: str = "",
+    rename: Rename | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    strict: bool = True,
+) -> IncompatibleKeys:
+    r"""Load weights from files into a module, one tensor at a time.
+
+    Whatever :func:`jm.checkpoint.open <jaxmodules.checkpoint.open>` opens goes through ``net.load_state_dict``, with
+    its hooks, its report and its promise: on an error nothing has changed. Each tensor is read straight to the device
+    it belongs on, and of one that is spread over several, each gets its part. A net with data keeps it until the load
+    has succeeded; build a large one with ``with jm.device("meta"):``, and it is given its arrays here.
+
+    Names are taken through ``prefix`` first, then through ``rename``.
+
+    A tied parameter has several names, of which such files hold one: the others are not missing.
+
+    Args:
+        net: the module.
+        path: a file, an index file, a folder, or a mapping such as :func:`jm.checkpoint.open` returns.
+        prefix: only names that begin so are taken, and they lose it: ``"bert."`` takes the body of a model with a
+            head. The other way round, for files of the body, ``rename=[("^", "bert.")]``.
+        rename: a mapping from names to new names; pairs of a regular expression and its replacement, every one of
+            which goes over every name (:func:`re.sub`); or a function of a name. ``None`` as a new name leaves the
+            tensor out.
+        dtype: what floating point parameters and buffers become. By default they keep their dtype, and the file's is
+            cast; with ``"auto"`` they take the file's.
+        device: where they go, as :class:`jm.device <jaxmodules.device>` takes it, or a Sharding; or a mapping or
+            function from the name of a parameter or buffer to one. By default, and for ``None``, where they are.
+        strict: whether missing and unexpected names are errors.
+
+    Returns:
+        A named tuple of ``missing_keys`` and ``unexpected_keys``.
+
+    Raises:
+        RuntimeError: listing all missing, unexpected and mis-shaped names, as ``load_state_dict`` does.
+        FileNotFoundError: there is no such file, or a shard is missing.
+        CheckpointError: a file is truncated, damaged or of another kind.
+        ValueError: two names become one.
+
+    Examples:
+        >>> import tempfile, jax.numpy as jnp, jaxmodules as jm
+        >>> folder = tempfile.mkdtemp()
+        >>> jm.save({"model.fc.gamma": jnp.ones((2, 3)), "head": jnp.ones(1)}, f"{folder}/model.safetensors")
+        >>> with jm.device("meta"):
+        ...     net = jm.nn.Sequential(jm.nn.Linear(3, 2, bias=False))
+        >>> renames = [(r"^fc\.", "0."), ("gamma$", "weight")]
+        >>> from_pretrained_files(net, folder, prefix="model.", rename=renames, dtype="bfloat16")
+        <All keys matched successfully>
+        >>> net[0].weight.dtype
+        dtype(bfloat16)
+    """
+    if not isinstance(net, Module):
+        raise TypeError(
+            f"expected a Module to load into, got {type(net).__name__}: call from_pretrained_files(net, path)"
+        )
+    choose = _chooser(dtype, device)
+    rename_one = _renamer(rename)
+    with nullcontext(path) if isinstance(path, Mapping) else open_tensors(path) as tensors:
+        state: Any = OrderedDict((new, tensors[old]) for new, old in _select(tensors, prefix, rename_one).items())
+        metadata = getattr(tensors, "_metadata", None)
+        if metadata is not None:
+            state._metadata = {
+                f"{module}.".removeprefix(prefix)[:-1]: version
+                for module, version in metadata.items()
+                if f"{module}.".startswith(prefix)
+            }
+        with landing(choose):
+            return net.load_state_dict(state, strict=strict)
+
+
+def _select(tensors: Mapping[str, Any], prefix: str, rename: Callable[[str], str | None]) -> dict[str, str]:
+    """Return the names in the file by the names they are given."""
+    chosen: dict[str, str] = {}
+    for old in tensors:
+        new = rename(old.removeprefix(prefix)) if old.startswith(prefix) else None
+        if new is not None and not isinstance(new, str):
+            raise TypeError(f"rename must give a name or None, got {new!r} for {old!r}")
+        if new in chosen:
+            raise ValueError(
+                f"{chosen[new]!r} and {old!r} both become {new!r}: make rename tell them apart, or leave one out by"
+                " renaming it to None"
+            )
+        if new is not None:
+            chosen[new] = old
+    return chosen
+
+
+def _renamer(rename: Any) -> Callable[[str], str | None]:
+    if rename is None:
+        return lambda name: name
+    if isinstance(rename, Mapping):
+        if not all(isinstance(old, str) for old in rename):
+            raise TypeError("the keys of rename are names: give regular expressions as a list of pairs")
+        return lambda name: rename.get(name, name)
+    if isinstance(rename, Callable):
+        return rename
+    if isinstance(rename, str) or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in rename):
+        raise TypeError(
+            "rename must be a mapping of names, a list of pairs (pattern, replacement), or a function of a name,"
+            f" got {rename!r}"
+        )
+    patterns = [(re.compile(pattern), replacement) for pattern, replacement in rename]
+
+    def substitute(name: str) -> str | None:
+        for pattern, replacement in patterns:
+            if replacement is not None:
+                name = pattern.sub(replacement, name)
+            elif pattern.search(name):
+                return None
+        return name
+
+    return substitute
+
+
+def _chooser(dtype: Any, device: Any) -> Callable[[str, Any, Any], tuple[Any, Any]]:
+    """Return the function that says what becomes of each tensor of a load."""
+    takes_theirs = isinstance(dtype, str) and dtype == "auto"
+    target = None if dtype is None or takes_theirs else parse_dtype(dtype)
+    if target is not None and not jnp.issubdtype(target, jnp.floating):
+        raise TypeError(f"dtype must be a floating point dtype, 'auto' or None, got {target}")
+    differs = isinstance(device, Mapping) or (callable(device) and not isinstance(device, Device))
+    place = None if differs else _parse_place(device)
+    find: Any = device.get if isinstance(device, Mapping) else device
+
+    def choose(name: str, current: Any, new: Any) -> tuple[Any, Any]:
+        where = _parse_place(find(name)) if differs else place
+        is_floating = jnp.issubdtype(current.dtype, jnp.floating)
+        if takes_theirs and is_floating and jnp.issubdtype(new.dtype, jnp.floating):
+            return new.dtype, where
+        return target if is_floating else None, where
+
+    return choose
+
+
+def _parse_place(device: Any) -> Any:
+    place = parse_device(device)
+    if place is META:
+        raise ValueError("cannot load to the meta device, where arrays have no data: expected a device or a Sharding")
+    return place
