@@ -156,4 +156,8 @@ def _flatten(tensor: LazyTensor) -> tuple[tuple[jax.Array], None]:
     return (tensor.to_jax(),), None
 
 
-jax.tree_util.register_pytree_node(LazyTensor, _flatten, lambda _, children: children[0])
+def _unflatten(_: None, children: Any) -> Any:
+    return children[0]
+
+
+jax.tree_util.register_pytree_node(LazyTensor, _flatten, _unflatten)
