@@ -15,14 +15,14 @@ Reading one builds these types and no others, so a file from a stranger can be w
 import base64
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodules._tracing import Tracer
+from jaxmodules.checkpoint._walk import Path, Walk, spell
 
 CARRIED: dict[str, np.dtype] = {
     code: np.dtype(scalar)
@@ -43,10 +43,6 @@ RAW: dict[str, np.dtype] = {
 """Dtypes outside the format: stored as their bytes along one more axis, named in the skeleton."""
 
 _CARRIED_NAMES = frozenset(dtype.name for dtype in CARRIED.values())
-_PLAIN = (type(None), bool, int, float, complex, str, bytes)
-_CONTAINERS = (dict, OrderedDict, list, tuple)
-
-Path = tuple[Any, ...]
 
 
 def pack(obj: Any) -> tuple[Any, dict[str, np.ndarray]]:
@@ -57,10 +53,7 @@ def pack(obj: Any) -> tuple[Any, dict[str, np.ndarray]]:
         ValueError: a container holds itself, or an array's values are not available here.
     """
     packer = _Packer()
-    try:
-        return packer.pack(obj, ()), packer.arrays
-    except RecursionError:
-        raise ValueError("the object to save is nested too deeply: flatten it first") from None
+    return packer.start(obj), packer.arrays
 
 
 def unpack(skeleton: Any, tensors: dict[str, np.ndarray], leaf: Callable[[np.ndarray], Any]) -> Any:
@@ -71,64 +64,42 @@ def unpack(skeleton: Any, tensors: dict[str, np.ndarray], leaf: Callable[[np.nda
     return _Unpacker(tensors, leaf).unpack(skeleton)
 
 
-class _Packer:
+class _Packer(Walk):
     """Walks one object, collecting arrays under the path that leads to them."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.arrays: dict[str, np.ndarray] = {}
         self._nodes: dict[int, dict[str, str]] = {}
         self._seen: list[Any] = []  # keeps ids unique while they are keys
-        self._open: set[int] = set()
 
-    def pack(self, obj: Any, path: Path) -> Any:
-        """Return the skeleton of one value."""
-        if type(obj) in _PLAIN:
-            return _pack_plain(obj)
-        if type(obj) in _CONTAINERS or isinstance(obj, OrderedDict):
-            if id(obj) in self._open:
-                raise ValueError(f"cannot save {_spell(path)}: it is a {type(obj).__name__} that contains itself")
-            self._open.add(id(obj))
-            node = self._pack_container(obj, path)
-            self._open.remove(id(obj))
-            return node
-        if hasattr(type(obj), "__jax_array__") and not isinstance(obj, jax.Array):
-            obj = obj.__jax_array__()
-        if isinstance(obj, jax.Array | np.ndarray | np.generic):
-            return self._pack_array(obj, path)
-        raise TypeError(_refusal(obj, path))
+    def plain(self, obj: Any, path: Path) -> Any:
+        return _pack_plain(obj)
 
-    def _pack_container(self, obj: Any, path: Path) -> Any:
+    def container(self, obj: Any, path: Path) -> Any:
         if isinstance(obj, list | tuple):
-            values = [self.pack(value, (*path, i)) for i, value in enumerate(obj)]
+            values = [self.visit(value, (*path, i)) for i, value in enumerate(obj)]
             return values if isinstance(obj, list) else {"tuple": values}
-        items = [[_pack_key(key, path), self.pack(value, (*path, key))] for key, value in obj.items()]
+        items = [[self.key(key, path), self.visit(value, (*path, key))] for key, value in obj.items()]
         if type(obj) is dict:
             return {"dict": items}
         node: dict[str, Any] = {"OrderedDict": items}
         if hasattr(obj, "_metadata"):  # the versions of each module, which PyTorch hangs on a state_dict
-            node["_metadata"] = self.pack(obj._metadata, (*path, "_metadata"))
+            node["_metadata"] = self.visit(obj._metadata, (*path, "_metadata"))
         return node
 
-    def _pack_array(self, obj: Any, path: Path) -> dict[str, str]:
+    def array(self, obj: Any, path: Path) -> dict[str, str]:
         if id(obj) not in self._nodes:
             self._seen.append(obj)
             self._nodes[id(obj)] = self._store(obj, path)
         return self._nodes[id(obj)]
 
     def _store(self, obj: Any, path: Path) -> dict[str, str]:
-        if isinstance(obj, Tracer):
-            raise TypeError(
-                f"cannot save {_spell(path)}: it is a traced value of shape {obj.shape}, which has no numbers yet"
-                " (expected a concrete array): call save outside jit, grad and vmap"
-            )
         key = {}
-        try:
-            if jnp.issubdtype(obj.dtype, jax.dtypes.prng_key):
-                key = {"impl": str(jax.random.key_impl(obj))}
-                obj = jax.random.key_data(obj)
-            array = np.asarray(obj, order="C")
-        except RuntimeError as error:  # deleted by donation, or on other hosts
-            raise ValueError(f"cannot save {_spell(path)}: its values are not available here ({error})") from error
+        if jnp.issubdtype(obj.dtype, jax.dtypes.prng_key):
+            key = {"impl": str(jax.random.key_impl(obj))}
+            obj = jax.random.key_data(obj)
+        array = np.asarray(obj, order="C")
         name = self._name(path)
         raw = {}
         if array.dtype.name in RAW:
@@ -136,7 +107,7 @@ class _Packer:
             array = array.reshape(*array.shape, 1).view(np.uint8)
         elif array.dtype.name not in _CARRIED_NAMES:
             raise TypeError(
-                f"cannot save {_spell(path)}: dtype {array.dtype} cannot be stored"
+                f"cannot save {spell(path)}: dtype {array.dtype} cannot be stored"
                 f" (expected one of {', '.join(sorted(_CARRIED_NAMES | RAW.keys()))})"
             )
         self.arrays[name] = array.astype(array.dtype.newbyteorder("<"), copy=False)
@@ -221,35 +192,3 @@ def _unpack_plain(node: Any) -> Any:
         case int() | float():
             return node
     raise ValueError(f"expected an entry of a saved object, got {str(node)[:80]!r}")
-
-
-def _pack_key(key: Hashable, path: Path) -> Any:
-    if type(key) in _PLAIN:
-        return _pack_plain(key)
-    if type(key) is tuple:
-        return {"tuple": [_pack_key(part, path) for part in key]}
-    raise TypeError(
-        f"cannot save {_spell(path)}: a key of type {type(key).__name__} cannot be stored"
-        " (expected str, int, float, complex, bool, bytes, None, or a tuple of these)"
-    )
-
-
-def _refusal(obj: Any, path: Path) -> str:
-    """Say that ``obj`` cannot be stored, and what to store in its place."""
-    if hasattr(obj, "state_dict"):
-        advice = "save its state_dict() and give that to load_state_dict() after loading"
-    elif isinstance(obj, tuple | list | dict):
-        advice = f"convert it to a plain {next(kind.__name__ for kind in _CONTAINERS if isinstance(obj, kind))}"
-    elif hasattr(obj, "__array__"):
-        advice = "convert it with numpy.asarray"
-    else:
-        advice = "replace it by plain values, or leave it out"
-    return (
-        f"cannot save {_spell(path)}: {type(obj).__name__} objects cannot be stored (expected arrays, Parameters,"
-        f" dict, OrderedDict, list, tuple, str, bytes, numbers or None): {advice}"
-    )
-
-
-def _spell(path: Path) -> str:
-    """Return a path as the Python expression that leads there from the saved object."""
-    return "obj" + "".join(f"[{key!r}]" for key in path)

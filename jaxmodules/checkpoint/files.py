@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from safetensors import SafetensorError, TensorSpec, deserialize, serialize, ser
 
 from jaxmodules._device import META, move, parse_device
 from jaxmodules._files import whole
-from jaxmodules.checkpoint import _torch_read, _tree
+from jaxmodules.checkpoint import _torch_read, _torch_write, _tree
 from jaxmodules.checkpoint._errors import CheckpointError as CheckpointError
 from jaxmodules.nn._writable import is_differentiable
 from jaxmodules.nn.parameter import Parameter
@@ -26,20 +26,26 @@ _FOREIGN = {
 }
 
 
-def save(obj: Any, path: str | os.PathLike[str] | IO[bytes]) -> None:
+def save(
+    obj: Any, path: str | os.PathLike[str] | IO[bytes], format: Literal["safetensors", "torch"] = "safetensors"
+) -> None:
     r"""Save a state dict, or any nested container of arrays and plain values.
 
-    The file is a safetensors file. A flat ``dict[str, Array]`` is stored under its own keys, so that every reader of
-    the format finds the same names; what the format has no place for (nesting, order, plain values) goes into the
-    file's metadata. An array that ``obj`` holds in several places is stored once and loaded as one array.
+    In a safetensors file, a flat ``dict[str, Array]`` is stored under its own keys, so that every reader of the format
+    finds the same names; what the format has no place for (nesting, order, plain values) goes into the file's metadata.
+    In a file of PyTorch's, arrays become tensors and Parameters become Parameters: ``torch.load(path)`` reads it, with
+    ``weights_only=True`` and ``mmap=True`` as well. An array that ``obj`` holds in several places is stored once and
+    loaded as one array.
 
     The file appears whole or not at all: it is written beside its place, flushed to disk and then renamed. If saving
     fails, or the process dies, a previous file under the same name is as it was.
 
     Args:
         obj: dicts, OrderedDicts (of any kind: a state_dict is one), lists and tuples of JAX and NumPy arrays,
-            Parameters (stored as their arrays), JAX random keys, and ``None``, bool, int, float, complex, str, bytes.
+            Parameters (stored as their arrays in safetensors files), JAX random keys (not in files of PyTorch's),
+            and ``None``, bool, int, float, complex, str, bytes.
         path: where to put the file, or a binary file object to write it to.
+        format: ``"safetensors"``, or ``"torch"`` for the zip format of ``torch.save``.
 
     Raises:
         TypeError: something in ``obj`` cannot be stored; the message gives the path to it.
@@ -55,6 +61,10 @@ def save(obj: Any, path: str | os.PathLike[str] | IO[bytes]) -> None:
     """
     if not hasattr(path, "write") and not isinstance(path, str | os.PathLike):
         raise TypeError(f"expected a path or a binary file to save to, got {type(path).__name__}: call save(obj, path)")
+    if format == "torch":
+        return _save_torch(obj, path)
+    if format != "safetensors":
+        raise ValueError(f"expected the format 'safetensors' or 'torch', got {format!r}")
     skeleton, arrays = _tree.pack(obj)
     metadata = {_ENTRY: json.dumps({"version": _VERSION, "tree": skeleton}, separators=(",", ":"), allow_nan=False)}
     specs = {
@@ -69,6 +79,14 @@ def save(obj: Any, path: str | os.PathLike[str] | IO[bytes]) -> None:
             path.write(serialize(specs, metadata=metadata))
     except SafetensorError as error:
         raise ValueError(f"cannot save: {error} (plain values and names may take 100 MB, arrays any size)") from error
+
+
+def _save_torch(obj: Any, path: str | os.PathLike[str] | IO[bytes]) -> None:
+    program, arrays = _torch_write.pack(obj)
+    if not isinstance(path, str | os.PathLike):
+        return _torch_write.write(path, program, arrays, "archive")
+    with whole(path) as written, open(written, "wb") as file:
+        _torch_write.write(file, program, arrays, _torch_write.folder_of(path))
 
 
 def load(
