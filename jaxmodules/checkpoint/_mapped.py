@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from jaxmodules._device import parse_device
-from jaxmodules.checkpoint.files import CheckpointError
+from jaxmodules.checkpoint._errors import CheckpointError
 from jaxmodules.random import copy_to_jax
 
 

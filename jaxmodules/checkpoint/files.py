@@ -17,7 +17,7 @@ from jaxmodules.nn._writable import is_differentiable
 from jaxmodules.nn.parameter import Parameter
 from jaxmodules.random import copy_to_jax
 
-_ENTRY = "jaxmodules"
+ENTRY = "jaxmodules"
 _VERSION = 1
 
 _FOREIGN = {
@@ -66,7 +66,7 @@ def save(
     if format != "safetensors":
         raise ValueError(f"expected the format 'safetensors' or 'torch', got {format!r}")
     skeleton, arrays = _tree.pack(obj)
-    metadata = {_ENTRY: json.dumps({"version": _VERSION, "tree": skeleton}, separators=(",", ":"), allow_nan=False)}
+    metadata = {ENTRY: json.dumps({"version": _VERSION, "tree": skeleton}, separators=(",", ":"), allow_nan=False)}
     specs = {
         name: TensorSpec(dtype=a.dtype.name, shape=a.shape, data_ptr=a.ctypes.data, data_len=a.nbytes)
         for name, a in arrays.items()
@@ -187,11 +187,11 @@ def _load_safetensors(data: bytes, source: str, leaf: Callable[[np.ndarray, str]
     except SafetensorError as error:
         raise CheckpointError(_diagnose(data, source, error)) from error
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    text = (header.pop("__metadata__", None) or {}).get(_ENTRY)
+    text = (header.pop("__metadata__", None) or {}).get(ENTRY)
     tensors = {name: _to_numpy(name, entries[name], source) for name in header}
     if text is None:
         return {name: leaf(array, "cpu") for name, array in tensors.items()}
-    return _unpack(text, tensors, source, leaf)
+    return unpack(text, tensors, source, leaf)
 
 
 def _to_numpy(name: str, spec: dict[str, Any], source: str) -> np.ndarray:
@@ -204,7 +204,8 @@ def _to_numpy(name: str, spec: dict[str, Any], source: str) -> np.ndarray:
     return np.frombuffer(spec["data"], dtype).reshape(spec["shape"])
 
 
-def _unpack(text: str, tensors: dict[str, np.ndarray], source: str, leaf: Callable[[np.ndarray, str], Any]) -> Any:
+def unpack(text: str, tensors: dict[str, Any], source: str, leaf: Callable[[Any, str], Any]) -> Any:
+    """Return the container that a safetensors file describes in its metadata, under ``ENTRY``."""
     try:
         entry = json.loads(text)
         version = entry["version"]

@@ -32,6 +32,7 @@ def from_pretrained_files(
     dtype: Any = None,
     device: Any = None,
     strict: bool = True,
+    entry: str | None = None,
 ) -> IncompatibleKeys:
     r"""Load weights from files into a module, one tensor at a time.
 
@@ -57,6 +58,7 @@ def from_pretrained_files(
         device: where they go, as :class:`jm.device <jaxmodules.device>` takes it, or a Sharding; or a mapping or
             function from the name of a parameter or buffer to one. By default, and for ``None``, where they are.
         strict: whether missing and unexpected names are errors.
+        entry: which entry of a file to take, where it holds more than the tensors, such as ``"state_dict"``.
 
     Returns:
         A named tuple of ``missing_keys`` and ``unexpected_keys``.
@@ -85,7 +87,7 @@ def from_pretrained_files(
         )
     choose = _chooser(dtype, device)
     rename_one = _renamer(rename)
-    with nullcontext(path) if isinstance(path, Mapping) else open_tensors(path) as tensors:
+    with nullcontext(path) if isinstance(path, Mapping) else open_tensors(path, entry) as tensors:
         state: Any = OrderedDict((new, tensors[old]) for new, old in _select(tensors, prefix, rename_one).items())
         metadata = getattr(tensors, "_metadata", None)
         if metadata is not None:

@@ -8,11 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Self
 
-from safetensors import SafetensorError, safe_open
-
-from jaxmodules.checkpoint import _tree
-from jaxmodules.checkpoint._mapped import LazyTensor, MappedFile
-from jaxmodules.checkpoint.files import CheckpointError
+from jaxmodules.checkpoint._contents import read
+from jaxmodules.checkpoint._errors import CheckpointError
+from jaxmodules.checkpoint._mapped import MappedFile
 
 NAMES = tuple(
     f"{stem}{ending}"
@@ -42,15 +40,23 @@ class Tensors(Mapping[str, Any]):
         tensors: the entries by name.
         files: the open files.
         metadata: see :attr:`metadata`.
+        versions: those of the modules, which PyTorch puts into a ``state_dict``.
     """
 
     metadata: dict[str, Any]
     """What the file says about itself besides its tensors."""
 
     def __init__(
-        self, path: str, tensors: Mapping[str, Any], files: list[MappedFile], metadata: Mapping[str, Any]
+        self,
+        path: str,
+        tensors: Mapping[str, Any],
+        files: list[MappedFile],
+        metadata: Mapping[str, Any],
+        versions: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = path
+        if versions is not None:
+            self._metadata = versions  # where load_state_dict looks for them
         self.metadata = dict(metadata)
         self._tensors = dict(tensors)
         self._files = files
@@ -81,20 +87,22 @@ class Tensors(Mapping[str, Any]):
         return f"<{len(self)} tensors of {size:,} bytes in {files}: {self.path!r}>"
 
 
-def open(path: str | os.PathLike[str]) -> Tensors:
+def open(path: str | os.PathLike[str], entry: str | None = None) -> Tensors:
     """Open the tensors that a path holds, reading no more than names, shapes and dtypes.
 
     Args:
-        path: a safetensors file; a ``.index.json`` file beside the shards that it lists; or a folder with either of
-            these, under the names that transformers and diffusers give them, or with all shards
-            ``*-00001-of-0000N.safetensors`` and no index.
+        path: a safetensors file, or one that ``torch.save`` or :func:`save` wrote; a ``.index.json`` file beside the
+            shards that it lists; or a folder with either of these, under the names that transformers and diffusers
+            give them, or with all shards ``*-00001-of-0000N.safetensors`` and no index.
+        entry: which entry of the file to take, where it holds more than the tensors, such as ``"state_dict"``.
 
     Returns:
         A read-only mapping from names to lazy tensors, which is a context manager too.
 
     Raises:
         FileNotFoundError: there is no such file, or a shard is missing.
-        CheckpointError: a file is truncated, damaged or of another kind, or the index and the shards disagree.
+        CheckpointError: a file is truncated, damaged or of another kind, the index and the shards disagree, or there
+            is no such entry.
 
     Examples:
         >>> import tempfile, jax.numpy as jnp
@@ -110,11 +118,11 @@ def open(path: str | os.PathLike[str]) -> Tensors:
     found = os.fspath(path)
     if os.path.isdir(found):
         found = _find(found)
-    if isinstance(found, list):
-        return _open_shards(os.fspath(path), found, {}, {})
-    if found.endswith(".json"):
-        return _open_index(found)
-    return _open_file(found)
+    if isinstance(found, str) and not found.endswith(".json"):
+        return _open_file(found, entry)
+    if entry is not None:
+        raise ValueError(f"entry={entry!r} is for single files: the tensors of {path!r} are spread over several")
+    return _open_index(found) if isinstance(found, str) else _open_shards(os.fspath(path), found, {}, {})
 
 
 def _find(folder: str) -> str | list[str]:
@@ -138,38 +146,38 @@ def _find(folder: str) -> str | list[str]:
     )
 
 
-def _open_file(path: str) -> Tensors:
+def _open_file(path: str, entry: str | None) -> Tensors:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no file {path!r} to open")
     file = MappedFile(path)
-    tensors, metadata = _read_header(file)
-    return Tensors(path, tensors, [file], metadata)
+    content, metadata = read(file)
+    tensors = _find_tensors(content, path, entry)
+    return Tensors(path, tensors, [file], metadata, getattr(tensors, "_metadata", None))
 
 
-def _read_header(file: MappedFile) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the tensors and the metadata of a safetensors file."""
-    try:
-        with safe_open(file.path, framework="np"):
-            pass  # checks the header, and that it and the length of the file agree
-    except SafetensorError as error:
+def _find_tensors(content: Any, path: str, entry: str | None) -> Mapping[str, Any]:
+    """Return the mapping of tensors in what a file holds."""
+    if entry is not None:
+        if not isinstance(content, Mapping) or entry not in content:
+            raise CheckpointError(f"cannot open {path!r}: it has no entry {entry!r}, it holds {_describe(content)}")
+        content = content[entry]
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
+        raise CheckpointError(f"cannot open {path!r}: expected tensors by name, but it holds {_describe(content)}")
+    inner = [name for name, value in content.items() if isinstance(value, Mapping)]
+    if inner and not any(hasattr(value, "shape") for value in content.values()):
         raise CheckpointError(
-            f"cannot open {file.path!r} ({file.size:,} bytes): expected a safetensors file, but it is truncated,"
-            f" damaged or of another kind ({error}): copy or download it again"
-        ) from error
-    assert file.map is not None
-    start = 8 + int.from_bytes(file.map[:8], "little")
-    header = json.loads(file.map[8:start])
-    metadata = header.pop("__metadata__", None) or {}
-    tensors: dict[str, Any] = {}
-    for name, info in header.items():
-        if info["dtype"] not in _tree.CARRIED:
-            raise CheckpointError(
-                f"cannot open {file.path!r}: {name!r} has dtype {info['dtype']}"
-                f" (expected one of {', '.join(_tree.CARRIED)}): convert it first"
-            )
-        dtype = _tree.CARRIED[info["dtype"]].newbyteorder("<")
-        tensors[name] = LazyTensor(file, dtype, tuple(info["shape"]), start + info["data_offsets"][0])
-    return tensors, metadata
+            f"cannot open {path!r}: its tensors are not at the top, it holds {_describe(content)}: say which of these"
+            f" to take, such as entry={inner[0]!r}"
+        )
+    return content
+
+
+def _describe(content: Any) -> str:
+    kind = type(content).__name__
+    if not isinstance(content, Mapping):
+        return f"a {kind}"
+    names = ", ".join(repr(name) for name in list(content)[:10])
+    return f"a {kind} of {names}{', ...' if len(content) > 10 else ''}" if content else f"an empty {kind}"
 
 
 def _open_index(path: str) -> Tensors:
@@ -215,8 +223,10 @@ def _open_shards(path: str, shards: list[str], places: Mapping[str, str], metada
     homes: dict[str, str] = {}
     tensors: dict[str, Any] = {name: None for name in places}  # in the order of the index
     files: list[MappedFile] = []
+    versions: dict[str, Any] = {}
     for shard in shards:
-        opened = _open_file(shard)
+        opened = _open_file(shard, None)
+        versions |= getattr(opened, "_metadata", {})
         files += opened._files
         for name, tensor in opened.items():
             if name in homes:
@@ -233,4 +243,4 @@ def _open_shards(path: str, shards: list[str], places: Mapping[str, str], metada
                 f"cannot open {path!r}: it says that {name!r} is in the shard {shard!r}, but it {where}: index and"
                 " shards are of different models: download them together"
             )
-    return Tensors(path, tensors, files, metadata)
+    return Tensors(path, tensors, files, metadata, versions or None)

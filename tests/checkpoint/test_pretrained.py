@@ -114,6 +114,40 @@ def test_something_else_than_a_module_is_refused(tmp_path: Path) -> None:
         jm.from_pretrained_files(tmp_path, build(jm.nn))  # type: ignore[arg-type]
 
 
+class Counting:
+    """A mix-in for a Linear with extra state, of PyTorch or here."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.count: Any = None
+
+    def get_extra_state(self) -> Any:
+        return self.count
+
+    def set_extra_state(self, state: Any) -> None:
+        self.count = state
+
+
+def test_torch_files_bring_extra_state_and_versions(tmp_path: Path) -> None:
+    theirs = torch.nn.Sequential(type("Linear", (Counting, torch.nn.Linear), {})(3, 2), torch.nn.BatchNorm1d(2))
+    ours = jm.nn.Sequential(type("Linear", (Counting, jm.nn.Linear), {})(3, 2), jm.nn.BatchNorm1d(2))
+    theirs[0].count = {"seen": [1, 2]}
+    versions: list[Any] = []
+    ours[1].register_load_state_dict_pre_hook(lambda module, state, prefix, local, *_: versions.append(local))
+    torch.save({"model": torch.nn.ModuleDict({"body": theirs}).state_dict()}, tmp_path / "last.ckpt")
+    jm.from_pretrained_files(ours, tmp_path / "last.ckpt", entry="model", prefix="body.")
+    assert ours[0].count == {"seen": [1, 2]} and versions == [{"version": 2}]
+    np.testing.assert_array_equal(ours[0].weight, theirs[0].weight.detach().numpy())
+
+
+def test_mapping_is_taken_in_place_of_a_path(tmp_path: Path) -> None:
+    state = build(torch.nn).state_dict()
+    net = build(jm.nn)
+    with jm.checkpoint.open(write(state, tmp_path)) as tensors:
+        jm.from_pretrained_files(net, {**tensors, "2.weight": torch.ones(2, 4)})
+    assert_equal(net, {**state, "2.weight": torch.ones(2, 4)})
+
+
 MISFITS = [
     lambda state: state.pop("0.bias"),
     lambda state: state.update({"0.more": torch.ones(1), "3.weight": torch.ones(1)}),

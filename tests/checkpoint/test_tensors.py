@@ -67,7 +67,41 @@ def diffusion(folder: Path) -> Path:
     return folder
 
 
-LAYOUTS = [single, single_in_folder, other_name, sharded, index, shards_without_index, diffusion]
+def torch_file(folder: Path) -> Path:
+    torch.save(make_state(), folder / "weights.pth")
+    return folder / "weights.pth"
+
+
+def torch_stream(folder: Path) -> Path:
+    torch.save(make_state(), folder / "weights.pt", _use_new_zipfile_serialization=False)
+    return folder / "weights.pt"
+
+
+def torch_in_folder(folder: Path) -> Path:
+    torch_file(folder).rename(folder / "pytorch_model.bin")
+    return folder
+
+
+def torch_shards(folder: Path) -> Path:
+    save_torch_state_dict(make_state(), folder, max_shard_size=24, safe_serialization=False)
+    assert (folder / "pytorch_model.bin.index.json").exists()
+    return folder
+
+
+def torch_shards_without_index(folder: Path) -> Path:
+    (torch_shards(folder) / "pytorch_model.bin.index.json").unlink()
+    return folder
+
+
+def saved_here(folder: Path) -> Path:
+    jm.save({name: tensor.numpy() for name, tensor in make_state().items()}, folder / "model.safetensors")
+    return folder
+
+
+LAYOUTS = [
+    single, single_in_folder, other_name, sharded, index, shards_without_index, diffusion, torch_file, torch_stream,
+    torch_in_folder, torch_shards, torch_shards_without_index, saved_here,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
@@ -100,6 +134,67 @@ def test_lazy_tensor_behaves_like_its_array(tmp_path: Path) -> None:
     ]:  # fmt: skip
         np.testing.assert_array_equal(ours, theirs)
     assert not hasattr(lazy, "detach") and not hasattr(lazy, "_metadata")
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "stream"])
+def test_torch_files_are_read_in_place(tmp_path: Path, is_zip: bool) -> None:
+    base = torch.arange(12, dtype=torch.bfloat16).reshape(3, 4)
+    state = {"t": base.T, "part": base[1:, ::2], "again": base, "p": torch.nn.Parameter(base[0])}
+    torch.save(state, tmp_path / "a.pt", _use_new_zipfile_serialization=is_zip)
+    with jm.checkpoint.open(tmp_path / "a.pt") as tensors:
+        for name, tensor in state.items():
+            assert isinstance(tensors[name], LazyTensor) and tensors[name].dtype == jnp.bfloat16
+            np.testing.assert_array_equal(tensors[name].to_jax("float32"), tensor.detach().float().numpy())
+        sharding = NamedSharding(jax.make_mesh((4,), ("x",)), PartitionSpec("x"))
+        np.testing.assert_array_equal(tensors["t"].to_jax("float32", sharding), base.T.float().numpy())
+    with pytest.raises(ValueError, match="it has been closed"):
+        tensors["t"][0]
+
+
+def save_nested(state: Any, path: Path) -> None:
+    jm.save({name: {k: np.asarray(v) for k, v in value.items()} for name, value in state.items()}, path)
+
+
+@pytest.mark.parametrize("save", [torch.save, save_nested])
+def test_entry_of_a_training_checkpoint_is_taken(tmp_path: Path, save: Any) -> None:
+    path = tmp_path / "a.ckpt"
+    save({"optimizer": {"step": torch.ones(1)}, "state_dict": make_state()}, path)
+    tensors = jm.checkpoint.open(path, entry="state_dict")
+    np.testing.assert_array_equal(tensors["fc2.weight"], np.full((3, 2), 5))
+    with pytest.raises(CheckpointError, match="it holds a dict of 'optimizer', 'state_dict': say .*entry='optimizer'"):
+        jm.checkpoint.open(path)
+    with pytest.raises(CheckpointError, match="it has no entry 'model', it holds a dict of 'optimizer', 'state_dict'"):
+        jm.checkpoint.open(path, entry="model")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [([torch.ones(1)], "it holds a list"), ({1: torch.ones(1)}, "it holds a dict of 1"), (3, "it holds a int")],
+    ids=["list", "numbers", "int"],
+)
+def test_files_without_names_are_explained(tmp_path: Path, content: Any, message: str) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=f"cannot open .*a.pt': expected tensors by name, but {message}"):
+        jm.checkpoint.open(tmp_path / "a.pt")
+
+
+def test_entry_of_shards_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="entry='state_dict' is for single files"):
+        jm.checkpoint.open(sharded(tmp_path), entry="state_dict")
+
+
+def test_arrays_that_are_one_have_all_their_names(tmp_path: Path) -> None:
+    array = jnp.arange(3.0)
+    jm.save({"a": array, "b": array, "c": np.ones(2, np.complex128), "d": jnp.ones(2, jnp.int4)}, tmp_path / "x")
+    tensors = jm.checkpoint.open(tmp_path / "x")
+    assert tensors["a"] is tensors["b"] and tensors["c"].dtype == np.complex128 and tensors["d"].dtype == jnp.int4
+    np.testing.assert_array_equal(tensors["b"], array)
+
+
+def test_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"w": print}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="cannot open .*a.pt'.*print"):
+        jm.checkpoint.open(tmp_path / "a.pt")
 
 
 def test_metadata_is_that_of_the_file_or_the_index(tmp_path: Path) -> None:
@@ -214,8 +309,8 @@ def put_twice(folder: Path) -> None:
 DAMAGES = [
     (lambda d: first_shard(d).unlink(), FileNotFoundError, "1 of its 4 shards are missing: '.*-00001-of-00004.safet"),
     (lambda d: os.truncate(first_shard(d), 90), CheckpointError, r"cannot open '.*-00001-of-.*' \(90 bytes\): .*trun"),
-    (lambda d: first_shard(d).write_bytes(b""), CheckpointError, r"\(0 bytes\): expected a safetensors file"),
-    (lambda d: first_shard(d).write_text("oh" * 99), CheckpointError, "expected a safetensors file"),
+    (lambda d: first_shard(d).write_bytes(b""), CheckpointError, r"\(0 bytes\): expected a file of"),
+    (lambda d: first_shard(d).write_text("oh" * 99), CheckpointError, "expected a file of safetensors or of PyTorch"),
     (put_twice, CheckpointError, "'.*' is in two shards, '.*-00001-of-00004.safetensors' and '.*-0000.-of-00004"),
     (rewrite(other="model-00001-of-00004.safetensors"), CheckpointError, "'other' is in the shard .*, but it is"),
     (rewrite(count="../count"), CheckpointError, "names the shard '../count', which is not a path inside its own"),
