@@ -10,6 +10,7 @@ from jaxmodules.checkpoint.files import CheckpointError as CheckpointError
 from jaxmodules.checkpoint.files import load as load
 from jaxmodules.checkpoint.files import save as save
 from jaxmodules.checkpoint.pretrained import from_pretrained_files as from_pretrained_files
+from jaxmodules.checkpoint.pretrained import save_pretrained_files as save_pretrained_files
 from jaxmodules.checkpoint.tensors import Tensors as Tensors
 from jaxmodules.checkpoint.tensors import open as open
 from jaxmodules.transforms.remat import remat

@@ -1,5 +1,7 @@
-"""Put the weights of a file, or of a folder from the Hugging Face Hub, into a module."""
+"""Put the weights of a file, or of a folder in Hugging Face's layout, into a module; and write such a folder."""
 
+import json
+import math
 import os
 import re
 from collections import OrderedDict
@@ -8,13 +10,18 @@ from contextlib import nullcontext
 from typing import Any
 
 import jax.numpy as jnp
+from safetensors import TensorSpec, serialize_file
 
 from jaxmodules._device import META, parse_device
 from jaxmodules._device import device as Device
+from jaxmodules._files import whole
+from jaxmodules.checkpoint import _tree
+from jaxmodules.checkpoint.tensors import NAMES
 from jaxmodules.checkpoint.tensors import open as open_tensors
 from jaxmodules.nn.modules._convert import parse_dtype
 from jaxmodules.nn.modules._state_dict import IncompatibleKeys, landing
 from jaxmodules.nn.modules.module import Module
+from jaxmodules.nn.parameter import Parameter
 
 Rename = (
     Mapping[str, str | None]
@@ -169,3 +176,121 @@ def _parse_place(device: Any) -> Any:
     if place is META:
         raise ValueError("cannot load to the meta device, where arrays have no data: expected a device or a Sharding")
     return place
+
+
+def save_pretrained_files(
+    net: Module | Mapping[str, Any],
+    folder: str | os.PathLike[str],
+    *,
+    max_shard_size: int | str = "5GB",
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    r"""Save weights into a folder as Hugging Face's libraries do, in safetensors files of a limited size.
+
+    One file is ``model.safetensors``; several are ``model-00001-of-0000N.safetensors`` with an index beside them. Each
+    appears whole or not at all, the index last, and then what an earlier save left there under such names goes. A tied
+    parameter is stored once, under its first name. One shard at a time is in the memory of the host.
+
+    Args:
+        net: the module, or a state dict.
+        folder: where to put the files, made if need be.
+        max_shard_size: in bytes, or as ``"500MB"``; a larger tensor has a file of its own.
+        metadata: more strings for the header of each file, beside ``{"format": "pt"}``: the layouts are PyTorch's.
+
+    Raises:
+        TypeError: something is no array, or of a dtype that the format does not carry.
+        ValueError: an array's values are gone (donated) or elsewhere.
+        OSError: the files cannot be written.
+
+    Examples:
+        >>> import tempfile, jaxmodules as jm
+        >>> folder = tempfile.mkdtemp()
+        >>> net = jm.nn.Sequential(jm.nn.Linear(3, 4), jm.nn.Linear(4, 2))
+        >>> save_pretrained_files(net, folder, max_shard_size=64)
+        >>> sorted(os.listdir(folder))
+        ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors', 'model.safetensors.index.json']
+        >>> from_pretrained_files(net, folder)
+        <All keys matched successfully>
+    """
+    tensors = _untied(net)
+    shards = _split(tensors, _parse_size(max_shard_size))
+    count = len(shards)
+    names = [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)] if count > 1 else [NAMES[0]]
+    header = {"format": "pt", **(metadata or {})}
+    folder = os.fspath(folder)
+    os.makedirs(folder, exist_ok=True)
+    for name, shard in zip(names, shards, strict=True):
+        arrays = {key: next(iter(_tree.pack({key: tensors[key]})[1].values())) for key in shard}
+        specs = {
+            key: TensorSpec(dtype=a.dtype.name, shape=a.shape, data_ptr=a.ctypes.data, data_len=a.nbytes)
+            for key, a in arrays.items()
+        }
+        with whole(os.path.join(folder, name)) as written:
+            serialize_file(specs, written, metadata=header)
+    if count > 1:
+        index = {
+            "metadata": {"total_size": sum(map(_size_of, tensors.values()))},
+            "weight_map": {key: name for name, shard in zip(names, shards, strict=True) for key in shard},
+        }
+        names.append(NAMES[1])
+        with whole(os.path.join(folder, NAMES[1])) as written, open(written, "w", encoding="utf-8") as file:
+            json.dump(index, file, indent=2)
+    for name in set(os.listdir(folder)).difference(names):
+        if name in NAMES[:2] or _OURS.fullmatch(name):
+            os.remove(os.path.join(folder, name))
+
+
+_OURS = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+
+
+def _untied(net: Module | Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arrays to save by name, each parameter once."""
+    state = net.state_dict(keep_vars=True) if isinstance(net, Module) else net
+    tensors: dict[str, Any] = {}
+    parameters: set[int] = set()
+    carried = {dtype.name for dtype in _tree.CARRIED.values()}
+    for name, value in state.items():
+        dtype = getattr(value, "dtype", None)
+        if getattr(dtype, "name", None) not in carried or not isinstance(name, str):
+            kind = type(value).__name__ if dtype is None else f"an array of dtype {dtype}"
+            raise TypeError(
+                f"cannot save {name!r}: safetensors files hold arrays of PyTorch's dtypes by name, got {kind}: leave it"
+                " out of a state dict that you give, and save it by jm.save"
+            )
+        if not (isinstance(value, Parameter) and id(value) in parameters):
+            tensors[name] = value
+        parameters.add(id(value))
+    return tensors
+
+
+def _split(tensors: Mapping[str, Any], limit: int) -> list[list[str]]:
+    """Return the names in groups of no more bytes than ``limit``, or of one tensor, as Hugging Face's libraries do."""
+    groups: list[list[str]] = []
+    group: list[str] = []
+    used = 0
+    for name, tensor in tensors.items():
+        size = _size_of(tensor)
+        if size > limit:
+            groups.append([name])
+            continue
+        if used + size > limit:
+            groups.append(group)
+            group, used = [], 0
+        group.append(name)
+        used += size
+    return [*groups, group] if group or not groups else groups
+
+
+def _size_of(tensor: Any) -> int:
+    return math.prod(tensor.shape) * tensor.dtype.itemsize
+
+
+def _parse_size(size: int | str) -> int:
+    match = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
+    if match is not None:
+        number, unit, binary = match.groups()
+        size = int(float(number) * (1024 if binary else 1000) ** " KMGT".index(unit.upper() or " "))
+    if isinstance(size, str) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"max_shard_size must be a positive number of bytes, or a string such as '5GB', got {size!r}")
+    return size

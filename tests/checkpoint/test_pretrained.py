@@ -1,5 +1,6 @@
 """``jm.from_pretrained_files``: weights from files into a module in one call, with PyTorch's reports."""
 
+import json
 import re
 import tracemalloc
 from pathlib import Path
@@ -10,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import save_torch_state_dict
+from huggingface_hub import save_torch_state_dict, split_torch_state_dict_into_shards
 from jax.sharding import NamedSharding, PartitionSpec
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import jaxmodules as jm
 from jaxmodules.checkpoint import CheckpointError
@@ -311,3 +312,62 @@ def test_host_memory_is_that_of_the_net_and_no_more(tmp_path: Path, device: Any)
     tracemalloc.stop()
     arrays = 8 * size * 4
     assert peak < arrays + 1.5 * size * 4
+
+
+@pytest.mark.parametrize("limit", [10, 40, 100, "1KB"])
+def test_saved_folder_is_the_one_of_hugging_face(tmp_path: Path, limit: Any) -> None:
+    state = build(torch.nn).state_dict()
+    net = build(jm.nn)
+    net.load_state_dict(state)
+    jm.checkpoint.save_pretrained_files(net, tmp_path / "ours", max_shard_size=limit)
+    ours = {file.name: load_file(file) for file in (tmp_path / "ours").glob("*.safetensors")}
+    split = split_torch_state_dict_into_shards(state, max_shard_size=limit)
+    assert ours.keys() == split.filename_to_tensors.keys()
+    for file, names in split.filename_to_tensors.items():
+        assert sorted(ours[file]) == sorted(names)
+    if split.is_sharded:
+        index = json.loads((tmp_path / "ours" / "model.safetensors.index.json").read_text())
+        sizes = {k: ours[file][k].nbytes for k, file in index["weight_map"].items()}
+        assert index["weight_map"] == split.tensor_to_filename and index["metadata"]["total_size"] == sum(
+            sizes.values()
+        )
+    other = build(jm.nn)
+    jm.from_pretrained_files(other, tmp_path / "ours")
+    assert_equal(other, state)
+
+
+def test_save_stores_a_tied_parameter_once_and_an_equal_buffer_twice(tmp_path: Path) -> None:
+    net = tied(jm.nn)
+    buffer = jnp.ones(2)
+    net.register_buffer("a", buffer)
+    net.register_buffer("b", buffer)
+    jm.checkpoint.save_pretrained_files(net, tmp_path)
+    tensors = jm.checkpoint.open(tmp_path)
+    assert sorted(tensors) == ["a", "b", "h.bias", "h.weight", "wte.weight"] and tensors.metadata == {"format": "pt"}
+    jm.from_pretrained_files(tied(jm.nn), tmp_path, rename=[("^[ab]$", None)])
+
+
+def test_save_leaves_nothing_of_an_earlier_one(tmp_path: Path) -> None:
+    state = {"a": np.ones(3, np.float32), "b": np.zeros(4, np.float32)}
+    (tmp_path / "config.json").touch()
+    for limit, files in [(10, 3), ("5GB", 1), ("0.02KB", 3)]:
+        jm.checkpoint.save_pretrained_files(state, tmp_path, max_shard_size=limit)
+        assert len(list(tmp_path.iterdir())) == files + 1
+        np.testing.assert_array_equal(jm.checkpoint.open(tmp_path)["a"], state["a"])
+
+
+@pytest.mark.parametrize(
+    ("state", "size", "error", "message"),
+    [
+        ({"w": jnp.ones(1), "_extra_state": {"n": 1}}, 1, TypeError, "cannot save '_extra_state': .* got dict"),
+        ({"w": np.ones(1, np.complex128)}, 1, TypeError, "cannot save 'w': .* got an array of dtype complex128"),
+        ({"w": jax.random.key(0)}, 1, TypeError, "cannot save 'w': .* got an array of dtype key"),
+        ({"w": jnp.ones(1)}, "5 apples", ValueError, "a string such as '5GB', got '5 apples'"),
+        ({"w": jnp.ones(1)}, 0, ValueError, "a positive number of bytes, .*got 0"),
+    ],
+    ids=map(str, range(5)),
+)
+def test_what_cannot_be_saved_is_explained(tmp_path: Path, state: Any, size: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        jm.checkpoint.save_pretrained_files(state, tmp_path / "new", max_shard_size=size)
+    assert not (tmp_path / "new").exists()
