@@ -4,8 +4,8 @@ import json
 import math
 import os
 import re
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -60,10 +60,11 @@ def from_pretrained_files(
         rename: a mapping from names to new names; pairs of a regular expression and its replacement, every one of
             which goes over every name (:func:`re.sub`); or a function of a name. ``None`` as a new name leaves the
             tensor out.
-        dtype: what floating point parameters and buffers become. By default they keep their dtype, and the file's is
-            cast; with ``"auto"`` they take the file's.
-        device: where they go, as :class:`jm.device <jaxmodules.device>` takes it, or a Sharding; or a mapping or
-            function from the name of a parameter or buffer to one. By default, and for ``None``, where they are.
+        dtype: what floating point parameters and buffers become as they are loaded. By default they keep their dtype,
+            and the file's is cast; with ``"auto"`` they take the file's.
+        device: where what is loaded goes, as :class:`jm.device <jaxmodules.device>` takes it, or a Sharding; or a
+            mapping or function from the name of a parameter or buffer to one. By default, and for ``None``, where the
+            parameter or buffer is.
         strict: whether missing and unexpected names are errors.
         entry: which entry of a file to take, where it holds more than the tensors, such as ``"state_dict"``.
 
@@ -103,8 +104,13 @@ def from_pretrained_files(
                 for module, version in metadata.items()
                 if f"{module}.".startswith(prefix)
             }
-        with landing(choose):
-            return net.load_state_dict(state, strict=strict)
+        try:
+            with landing(choose):
+                return net.load_state_dict(state, strict=strict)
+        except RuntimeError as error:
+            for note in _notes(state, (name for name, _ in net.named_parameters(remove_duplicate=False))):
+                error.add_note(note)
+            raise
 
 
 def _select(tensors: Mapping[str, Any], prefix: str, rename: Callable[[str], str | None]) -> dict[str, str]:
@@ -122,6 +128,25 @@ def _select(tensors: Mapping[str, Any], prefix: str, rename: Callable[[str], str
         if new is not None:
             chosen[new] = old
     return chosen
+
+
+def _notes(found: Iterable[str], own: Iterable[str]) -> Iterator[str]:
+    """Yield what to try where the names in the files and in the module differ by a prefix."""
+    theirs, ours = set(found), set(own)
+    surplus, lacking = _prefix(theirs - ours, ours), _prefix(ours - theirs, theirs)
+    if surplus:
+        yield f"(the names in the files begin with {surplus!r}: give prefix={surplus!r})"
+    elif lacking:
+        yield f"(the names in the module begin with {lacking!r}: give rename=[('^', {lacking!r})])"
+
+
+def _prefix(longer: set[str], shorter: set[str]) -> str | None:
+    """Return what stands before most names of ``shorter`` in ``longer``."""
+    counts = Counter(
+        name[: match.end()] for name in longer for match in re.finditer(r"\.", name) if name[match.end() :] in shorter
+    )
+    prefix, count = counts.most_common(1)[0] if counts else (None, 0)
+    return prefix if 2 * count > len(shorter) else None
 
 
 def _renamer(rename: Any) -> Callable[[str], str | None]:

@@ -67,6 +67,23 @@ def test_prefix_takes_the_body_of_a_model_with_a_head(tmp_path: Path) -> None:
     assert_equal(net, body)
 
 
+@pytest.mark.parametrize(
+    ("saved", "wanted", "note"),
+    [
+        ("bert", None, "(the names in the files begin with 'bert.': give prefix='bert.')"),
+        (None, "bert", "(the names in the module begin with 'bert.': give rename=[('^', 'bert.')])"),
+        ("bert", "bart", None),
+    ],
+    ids=["surplus", "lacking", "other"],
+)
+def test_report_tells_a_prefix_that_differs(tmp_path: Path, saved: Any, wanted: Any, note: Any) -> None:
+    theirs = build(torch.nn) if saved is None else torch.nn.ModuleDict({saved: build(torch.nn), "y": torch.nn.ReLU()})
+    net = build(jm.nn) if wanted is None else jm.nn.ModuleDict({wanted: build(jm.nn)})
+    with pytest.raises(RuntimeError, match="Missing key") as caught:
+        jm.from_pretrained_files(net, write(theirs.state_dict(), tmp_path))
+    assert getattr(caught.value, "__notes__", []) == ([] if note is None else [note])
+
+
 RENAMES = [
     {"old.gamma": "0.weight", "bias": "0.bias", "extra": None},
     [(r"^old\.", "0."), ("gamma$", "weight"), (r"^(bias)$", r"0.\1"), ("^ext", None)],
@@ -139,6 +156,16 @@ def test_torch_files_bring_extra_state_and_versions(tmp_path: Path) -> None:
     jm.from_pretrained_files(ours, tmp_path / "last.ckpt", entry="model", prefix="body.")
     assert ours[0].count == {"seen": [1, 2]} and versions == [{"version": 2}]
     np.testing.assert_array_equal(ours[0].weight, theirs[0].weight.detach().numpy())
+
+
+def test_assign_gives_a_net_without_data_what_the_file_has(tmp_path: Path) -> None:
+    state = {name: tensor.bfloat16() for name, tensor in torch.nn.Linear(3, 2).state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    with jm.device("meta"):
+        net = jm.nn.Linear(3, 2)
+    net.load_state_dict(jm.checkpoint.open(tmp_path), assign=True)
+    assert_equal(net, state)
+    assert net.weight.dtype == jnp.bfloat16
 
 
 def test_mapping_is_taken_in_place_of_a_path(tmp_path: Path) -> None:

@@ -61,6 +61,16 @@ def shards_without_index(folder: Path) -> Path:
     return folder
 
 
+def hub_cache(folder: Path) -> Path:
+    """Where the Hub's client puts files: links from a snapshot to blobs outside of it."""
+    snapshot = folder / "snapshots" / "1a2b"
+    snapshot.mkdir(parents=True)
+    for number, file in enumerate(sorted(sharded(folder).glob("*.*"))):
+        file.rename(folder / f"blob{number}")
+        (snapshot / file.name).symlink_to(f"../../blob{number}")
+    return snapshot
+
+
 def diffusion(folder: Path) -> Path:
     pattern = "diffusion_pytorch_model{suffix}.safetensors"
     save_torch_state_dict(make_state(), folder, max_shard_size=24, filename_pattern=pattern)
@@ -99,8 +109,8 @@ def saved_here(folder: Path) -> Path:
 
 
 LAYOUTS = [
-    single, single_in_folder, other_name, sharded, index, shards_without_index, diffusion, torch_file, torch_stream,
-    torch_in_folder, torch_shards, torch_shards_without_index, saved_here,
+    single, single_in_folder, other_name, sharded, index, hub_cache, shards_without_index, diffusion, torch_file,
+    torch_stream, torch_in_folder, torch_shards, torch_shards_without_index, saved_here,
 ]  # fmt: skip
 
 
@@ -176,6 +186,12 @@ def test_files_without_names_are_explained(tmp_path: Path, content: Any, message
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=f"cannot open .*a.pt': expected tensors by name, but {message}"):
         jm.checkpoint.open(tmp_path / "a.pt")
+
+
+def test_tensor_at_the_end_may_be_empty(tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(0, 3)}, tmp_path / "a.safetensors")
+    lazy = jm.checkpoint.open(tmp_path)["w"]
+    assert lazy.to_jax("bfloat16").shape == np.asarray(lazy).shape == (0, 3)
 
 
 def test_entry_of_shards_is_refused(tmp_path: Path) -> None:
