@@ -4,6 +4,7 @@ from jaxmodules import amp as amp
 from jaxmodules import checkpoint as checkpoint
 from jaxmodules import debug as debug
 from jaxmodules import export as export
+from jaxmodules import interop as interop
 from jaxmodules import nn as nn
 from jaxmodules import optim as optim
 from jaxmodules import random as random
@@ -17,6 +18,9 @@ from jaxmodules._tracing import UnboundStateError as UnboundStateError
 from jaxmodules.checkpoint import from_pretrained_files as from_pretrained_files
 from jaxmodules.checkpoint import load as load
 from jaxmodules.checkpoint import save as save
+from jaxmodules.interop import compare as compare
+from jaxmodules.interop import from_torch as from_torch
+from jaxmodules.interop import to_torch as to_torch
 from jaxmodules.random import Generator as Generator
 from jaxmodules.random import bernoulli as bernoulli
 from jaxmodules.random import default_generator as default_generator

@@ -5,6 +5,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxmodules._table import align
+
+_TITLES = ("name", "layer", "shape", "dtype", "count")
+
 
 def summary(module: Any) -> str:
     """Return a table of a module's parameters: name, layer, shape, dtype, count, and the totals.
@@ -36,21 +40,9 @@ def summary(module: Any) -> str:
         rows.append((name, layer, shape, jnp.dtype(parameter.dtype).name, f"{count:,}"))
     buffers = sum(math.prod(buffer.shape) for buffer in module.buffers())
     return (
-        f"{_align(rows)}\n{total:,} parameters ({trainable:,} trainable), {_in_bytes(size)};"
+        f"{align(_TITLES, rows, right=(4,))}\n{total:,} parameters ({trainable:,} trainable), {_in_bytes(size)};"
         f" {buffers:,} values in buffers"
     )
-
-
-def _align(rows: list[tuple[str, ...]]) -> str:
-    """Lay out rows in columns under their titles, the last one flush right."""
-    titles = ("name", "layer", "shape", "dtype", "count")
-    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-    rule = tuple("-" * width for width in widths)
-    lines = []
-    for row in (titles, rule, *rows, rule):
-        *cells, last = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join((*cells, last.strip().rjust(widths[-1]))))
-    return "\n".join(lines)
 
 
 def _in_bytes(size: int) -> str:

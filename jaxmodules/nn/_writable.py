@@ -2,6 +2,7 @@
 
 import functools
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
@@ -38,14 +39,25 @@ def to_array(data: Any, dtype: Any = None, place: Any = None) -> Any:
     if hasattr(data, "__jax_array__"):
         return to_array(data.__jax_array__(), dtype)
     if hasattr(data, "detach"):  # torch.Tensor
-        data = data.detach().cpu().resolve_conj()
-        name = str(data.dtype).removeprefix("torch.")
-        if name.startswith(("bfloat16", "float8")):  # NumPy lacks them
-            return jnp.array(data.float().numpy(), dtype=dtype or getattr(jnp, name))
-        data = data.numpy()
+        data = tensor_to_numpy(data)
+        if is_meta(data):
+            return to_array(data, dtype)
     if type(data) is np.ndarray and data.dtype.kind in _NUMBERS and data.dtype.isnative and not is_tracing():
         return copy_to_jax(data, dtype)
     return jnp.array(data, dtype=dtype if dtype is None else jax.dtypes.canonicalize_dtype(dtype))
+
+
+def tensor_to_numpy(tensor: Any) -> Any:
+    """Return a torch tensor as a NumPy array, of the same memory where it can be; its shape where it has no data."""
+    name = str(tensor.dtype).removeprefix("torch.")
+    if tensor.is_meta:
+        return jax.ShapeDtypeStruct(tuple(tensor.shape), jax.dtypes.canonicalize_dtype(name))
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    if not name.startswith(("bfloat16", "float8")):
+        return tensor.numpy()
+    torch = sys.modules["torch"]  # NumPy lacks these types: their bits pass as integers
+    bits = torch.int16 if name == "bfloat16" else torch.uint8
+    return tensor.contiguous().view(bits).numpy().view(jnp.dtype(name))
 
 
 def copy_array(array: Any) -> Any:

@@ -146,7 +146,7 @@ class _Load:
         self.missing: list[str] = []
         self.unexpected: list[str] = []
         self.errors: list[str] = []
-        self.before = _Snapshot(root)
+        self.before = Snapshot(root)
 
     def visit(self, module: Any, local: Any, prefix: str) -> None:
         """Load what is below ``prefix`` into a module and its children, with their hooks."""
@@ -208,8 +208,8 @@ class _Loading(threading.local):
 _loading = _Loading()
 
 
-class _Snapshot:
-    """What a load, and the user's code that takes part in it, can change, as it was before."""
+class Snapshot:
+    """What a load, and the user's code that takes part in it, can change, as it was before; and so for a call."""
 
     def __init__(self, root: Any) -> None:
         seen: set[int] = set()

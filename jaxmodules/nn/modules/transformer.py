@@ -336,9 +336,10 @@ class _TransformerLayer(Module):
         for i in sublayers:
             setattr(self, f"dropout{i}", Dropout(dropout))
         self.activation = _get_activation_fn(activation) if isinstance(activation, str) else activation
-        is_relu = self.activation is F.relu or isinstance(self.activation, ReLU)
-        is_gelu = self.activation is F.gelu or isinstance(self.activation, GELU)
-        self.activation_relu_or_gelu = 1 if is_relu else 2 if is_gelu else 0
+        if len(self._attentions) == 1:  # the decoder's layer has no such attribute
+            is_relu = self.activation is F.relu or isinstance(self.activation, ReLU)
+            is_gelu = self.activation is F.gelu or isinstance(self.activation, GELU)
+            self.activation_relu_or_gelu = 1 if is_relu else 2 if is_gelu else 0
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

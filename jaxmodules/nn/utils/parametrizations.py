@@ -202,7 +202,7 @@ class _WeightNorm(Module):
         return norm_except_dim(weight, self.dim), weight
 
 
-class _WeightNormCompatHook:
+class WeightNormCompatHook:
     """Rename what the older weight norm saved as ``weight_g`` and ``weight_v``."""
 
     compared_by_content = True
@@ -239,7 +239,7 @@ def weight_norm(module: _M, name: str = "weight", dim: int | None = 0) -> _M:
         (40, 1)
     """
     register_parametrization(module, name, _WeightNorm(dim), unsafe=True)
-    module._register_load_state_dict_pre_hook(_WeightNormCompatHook(name))
+    module._register_load_state_dict_pre_hook(WeightNormCompatHook(name))
     return module
 
 

@@ -284,8 +284,8 @@ def _property(name: str) -> property:
     return property(get, set)
 
 
-def _become(module: Module, base: type[Module], names: frozenset[str]) -> None:
-    """Give a module the class for these parametrized attributes."""
+def become_parametrized(module: Module, base: type[Module], names: frozenset[str]) -> None:
+    """Give a module the subclass of ``base`` in which ``names`` are computed, or ``base`` where there are none."""
     module.__class__ = _parametrized_class(base, names) if names else base
 
 
@@ -339,7 +339,7 @@ def register_parametrization(module: _M, tensor_name: str, parametrization: Modu
         if not is_parametrized(module):
             module.parametrizations = ModuleDict()
         parametrizations = module.parametrizations
-        _become(module, base, frozenset([*parametrizations, tensor_name]))
+        become_parametrized(module, base, frozenset([*parametrizations, tensor_name]))
         parametrizations[tensor_name] = listed
     else:
         raise ValueError(
@@ -431,7 +431,7 @@ def remove_parametrizations(module: _M, tensor_name: str, leave_parametrized: bo
         original = Parameter(_detached(value)) if needs_grad else value
     base = type_before_parametrizations(module)
     del parametrizations[tensor_name]
-    _become(module, base, frozenset(parametrizations))
+    become_parametrized(module, base, frozenset(parametrizations))
     if isinstance(original, Parameter):
         module.register_parameter(tensor_name, original)
     else:

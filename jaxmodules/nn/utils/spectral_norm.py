@@ -45,7 +45,7 @@ class SpectralNorm(Derivation):
             )
         self.n_power_iterations = n_power_iterations
         self.eps = eps
-        self._is_called = False  # until then the weight reads as the original
+        self.is_called = False  # until then the weight reads as the original
 
     @staticmethod
     def apply(module: Module, name: str, n_power_iterations: int, dim: int, eps: float) -> "SpectralNorm":
@@ -104,8 +104,8 @@ class SpectralNorm(Derivation):
     def __call__(self, module: Module, inputs: Any) -> None:
         """Improve the estimate, if the module is in training mode."""
         super().__call__(module, inputs)
-        if not self._is_called:
-            self._is_called = True
+        if not self.is_called:
+            self.is_called = True
             epoch.count += 1
         if module.training:
             self.compute_weight(module, do_power_iteration=True)
@@ -117,7 +117,7 @@ class SpectralNorm(Derivation):
 
     def derive(self, module: Any) -> Array:
         """Return the normalised weight of a module, or the original if it has never been called."""
-        if not self._is_called:
+        if not self.is_called:
             return as_array(getattr(module, f"{self.name}_orig"))
         return self.compute_weight(module, do_power_iteration=False)
 
