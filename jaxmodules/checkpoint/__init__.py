@@ -9,6 +9,8 @@ from jaxmodules.checkpoint._mapped import LazyTensor as LazyTensor
 from jaxmodules.checkpoint.files import CheckpointError as CheckpointError
 from jaxmodules.checkpoint.files import load as load
 from jaxmodules.checkpoint.files import save as save
+from jaxmodules.checkpoint.manager import CheckpointManager as CheckpointManager
+from jaxmodules.checkpoint.manager import Restored as Restored
 from jaxmodules.checkpoint.pretrained import from_pretrained_files as from_pretrained_files
 from jaxmodules.checkpoint.pretrained import save_pretrained_files as save_pretrained_files
 from jaxmodules.checkpoint.tensors import Tensors as Tensors

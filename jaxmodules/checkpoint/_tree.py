@@ -15,7 +15,7 @@ Reading one builds these types and no others, so a file from a stranger can be w
 import base64
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -44,19 +44,36 @@ RAW: dict[str, np.dtype] = {
 
 _CARRIED_NAMES = frozenset(dtype.name for dtype in CARRIED.values())
 
+Carrier = Callable[[Any], tuple[Any, dict[str, str]]]
 
-def pack(obj: Any) -> tuple[Any, dict[str, np.ndarray]]:
+
+def to_numpy(array: Any) -> tuple[np.ndarray, dict[str, str]]:
+    """Return an array in one of the carried dtypes, and what its node says of the dtype if that is another."""
+    array = np.asarray(array, order="C")
+    raw = {}
+    if array.dtype.name in RAW:
+        raw = {"dtype": array.dtype.name}
+        array = array.reshape(*array.shape, 1).view(np.uint8)
+    return array.astype(array.dtype.newbyteorder("<"), copy=False), raw
+
+
+def pack(obj: Any, carry: Carrier = to_numpy, is_partial: bool = False) -> tuple[Any, dict[str, Any]]:
     """Return the skeleton of ``obj`` and its arrays by name, each array object once.
+
+    Args:
+        obj: the container.
+        carry: returns what to store of a JAX or NumPy array, and more entries for its node.
+        is_partial: whether parts of an array may be on devices of other processes.
 
     Raises:
         TypeError: something in ``obj`` cannot be stored; the message gives the path to it.
         ValueError: a container holds itself, or an array's values are not available here.
     """
-    packer = _Packer()
+    packer = _Packer(carry, is_partial)
     return packer.start(obj), packer.arrays
 
 
-def unpack(skeleton: Any, tensors: dict[str, np.ndarray], leaf: Callable[[np.ndarray], Any]) -> Any:
+def unpack(skeleton: Any, tensors: Mapping[str, Any], leaf: Callable[[Any], Any]) -> Any:
     """Return the container that :func:`pack` took apart; arrays that were one object are one object again.
 
     What becomes of an array, ``leaf(array)`` says.
@@ -67,9 +84,10 @@ def unpack(skeleton: Any, tensors: dict[str, np.ndarray], leaf: Callable[[np.nda
 class _Packer(Walk):
     """Walks one object, collecting arrays under the path that leads to them."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.arrays: dict[str, np.ndarray] = {}
+    def __init__(self, carry: Carrier, is_partial: bool) -> None:
+        super().__init__(is_partial)
+        self.arrays: dict[str, Any] = {}
+        self._carry = carry
         self._nodes: dict[int, dict[str, str]] = {}
         self._seen: list[Any] = []  # keeps ids unique while they are keys
 
@@ -99,18 +117,13 @@ class _Packer(Walk):
         if jnp.issubdtype(obj.dtype, jax.dtypes.prng_key):
             key = {"impl": str(jax.random.key_impl(obj))}
             obj = jax.random.key_data(obj)
-        array = np.asarray(obj, order="C")
         name = self._name(path)
-        raw = {}
-        if array.dtype.name in RAW:
-            raw = {"dtype": array.dtype.name}
-            array = array.reshape(*array.shape, 1).view(np.uint8)
-        elif array.dtype.name not in _CARRIED_NAMES:
+        if obj.dtype.name not in _CARRIED_NAMES | RAW.keys():
             raise TypeError(
-                f"cannot save {spell(path)}: dtype {array.dtype} cannot be stored"
+                f"cannot save {spell(path)}: dtype {obj.dtype} cannot be stored"
                 f" (expected one of {', '.join(sorted(_CARRIED_NAMES | RAW.keys()))})"
             )
-        self.arrays[name] = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        self.arrays[name], raw = self._carry(obj)
         return {"key": name, **key} if key else {"array": name, **raw}
 
     def _name(self, path: Path) -> str:
@@ -126,7 +139,7 @@ class _Packer(Walk):
 class _Unpacker:
     """Builds one object from its skeleton, each array once."""
 
-    def __init__(self, tensors: dict[str, np.ndarray], leaf: Callable[[np.ndarray], Any]) -> None:
+    def __init__(self, tensors: Mapping[str, Any], leaf: Callable[[Any], Any]) -> None:
         self._tensors = tensors
         self._leaf = leaf
         self._built: dict[tuple[str, ...], Any] = {}
@@ -162,7 +175,7 @@ class _Unpacker:
             if kind == "key":
                 self._built[how] = jax.random.wrap_key_data(jnp.asarray(array), impl=detail[0])
             else:
-                self._built[how] = self._leaf(array.view(RAW[detail[0]]).squeeze(-1) if detail else array)
+                self._built[how] = self._leaf(np.asarray(array).view(RAW[detail[0]]).squeeze(-1) if detail else array)
         return self._built[how]
 
 

@@ -15,9 +15,14 @@ _CONTAINERS = (dict, OrderedDict, list, tuple)
 
 
 class Walk:
-    """A walk through nested containers; a subclass says what becomes of each kind of value."""
+    """A walk through nested containers; a subclass says what becomes of each kind of value.
 
-    def __init__(self) -> None:
+    Args:
+        is_partial: whether parts of an array may be on devices of other processes.
+    """
+
+    def __init__(self, is_partial: bool = False) -> None:
+        self._is_partial = is_partial
         self._open: set[int] = set()
 
     def start(self, obj: Any) -> Any:
@@ -46,7 +51,7 @@ class Walk:
         if hasattr(type(obj), "__jax_array__") and not isinstance(obj, jax.Array):
             return self.box(obj, path)
         if isinstance(obj, jax.Array | np.ndarray | np.generic):
-            check_values(obj, path)
+            check_values(obj, path, self._is_partial)
             return self.array(obj, path)
         raise TypeError(_refusal(obj, path))
 
@@ -79,7 +84,7 @@ class Walk:
         return self.visit(key, (*path, key))
 
 
-def check_values(array: Any, path: Path) -> None:
+def check_values(array: Any, path: Path, is_partial: bool = False) -> None:
     """Raise unless the values of an array are there to be read."""
     if isinstance(array, Tracer):
         raise TypeError(
@@ -90,7 +95,7 @@ def check_values(array: Any, path: Path) -> None:
         return
     if array.is_deleted():
         reason = f"Array has been deleted with shape={array.shape}: it was donated"
-    elif not (array.is_fully_addressable or array.is_fully_replicated):
+    elif not (is_partial or array.is_fully_addressable or array.is_fully_replicated):
         reason = "parts of it are on devices of other processes"
     else:
         return

@@ -3,7 +3,9 @@
 import functools
 import operator
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import jax
@@ -60,8 +62,40 @@ def tensor_to_numpy(tensor: Any) -> Any:
     return tensor.contiguous().view(bits).numpy().view(jnp.dtype(name))
 
 
+class _Given(threading.local):
+    arrays: dict[int, Any] | None = None
+
+
+_given = _Given()
+
+
+@contextmanager
+def given(arrays: Iterable[Any]) -> Iterator[None]:
+    """Let what is loaded in the block keep these arrays, which nobody else holds, and fill places without data.
+
+    The first that would copy one of them takes it instead.
+    """
+    before, _given.arrays = _given.arrays, {id(array): array for array in arrays}
+    try:
+        yield
+    finally:
+        _given.arrays = before
+
+
+def fills_meta() -> bool:
+    """Tell whether what is loaded goes to places on the meta device too."""
+    return _given.arrays is not None
+
+
+def take(array: Any) -> bool:
+    """Tell whether an array may be kept as it is, which from then on it may not be by others."""
+    return bool(_given.arrays) and _given.arrays.pop(id(array), None) is not None
+
+
 def copy_array(array: Any) -> Any:
     """Return a copy in memory of its own, in the same place, so that donating one leaves the other alone."""
+    if take(array):
+        return array
     if isinstance(array, jax.Array) and not isinstance(array, Tracer) and not array.is_deleted():
         return jax.device_put(array, may_alias=False)
     return array

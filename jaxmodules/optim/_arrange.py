@@ -10,7 +10,7 @@ from jax.extend.core import Literal
 from jax.tree_util import DictKey
 
 from jaxmodules._tracing import StructureMoves, Tracer, epoch, local
-from jaxmodules.nn._writable import copy_array, to_array
+from jaxmodules.nn._writable import copy_array, take, to_array
 from jaxmodules.nn.parameter import Parameter
 from jaxmodules.optim._cohort import Cohort, Leaf
 from jaxmodules.optim._groups import ParamGroup
@@ -265,7 +265,9 @@ def fitted(value: Any, field: str, name: str, like: Any, where: str) -> Any:
 
 def _copies(values: list[Any]) -> list[Any]:
     """Return arrays in memory of their own."""
-    old = [isinstance(v, jax.Array) and not isinstance(v, Tracer) and not v.is_deleted() for v in values]
+    old = [
+        isinstance(v, jax.Array) and not isinstance(v, Tracer) and not v.is_deleted() and not take(v) for v in values
+    ]
     new = iter(jax.device_put([v for v, there in zip(values, old, strict=True) if there], may_alias=False))
     copied = [next(new) if there else v for v, there in zip(values, old, strict=True)]
     return [to_array(v) if isinstance(v, np.ndarray) else v for v in copied]
