@@ -105,11 +105,13 @@ class Place(NamedTuple):
         """Return the array of theirs, from ours."""
         blocks = []
         for part in self.entry.parts:
-            if any(np.any(part.cut(read(name))) for name in part.zero):
-                raise NotImplementedError(
-                    f"cannot express layer {self.owner!r}: block {part.index} of {', '.join(part.zero)} must be zero,"
-                    " because there is no counterpart for it: see the documentation of the function"
-                )
+            for name in part.zero:
+                if np.any(block := part.cut(read(name))):
+                    rows = f"[{part.index * len(block)}:{(part.index + 1) * len(block)}]"
+                    raise NotImplementedError(
+                        f"cannot express layer {self.owner!r}: there is no counterpart for {name}{rows}, which is not"
+                        " zero: set it to zero, or make the layer with bias=False"
+                    )
             found = [part.cut(read(name)) for name in part.names]
             blocks.append(sum(found[1:], found[0]) if found else part.blank)
         return self.entry.move.out(blocks[0] if len(blocks) == 1 else np.concatenate(blocks))
@@ -196,7 +198,9 @@ class Layout:
         is_buffer = any(slot.is_buffer for slot in found)
         if is_buffer and not is_stated and not self._buffers:
             return
-        content = tuple((tuple(self.slots[n].identity for n in p.names), p.index, p.count) for p in item.parts)
+        parts = [part for part in item.parts if part.names]
+        content = tuple((tuple(self.slots[name].identity for name in p.names), p.index, p.count) for p in parts)
+        content = content or item.path  # a blank is like no other
         if item.path in self.places:
             taken = self.places[item.path].owner
             raise ValueError(f"layers {taken!r} and {owner!r} both have {'.'.join(item.path)!r}: rename one of them")

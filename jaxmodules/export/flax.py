@@ -134,8 +134,8 @@ def _linen_cell(kind: str, size: int, dtype: Any, suffix: str, has_bias: bool) -
             yield Entry(("in", "bias"), (_part((ih,), has_bias, size, dtype, *block),))
             yield Entry(("hn", "bias"), (_part((hh,), has_bias, size, dtype, *block),))
         else:
-            side = "h" if kind == "LSTM" else "i"
-            yield Entry((side + gate, "bias"), (_part((ih, hh), has_bias, size, dtype, *block),))
+            side, both = ("h", (hh, ih)) if kind == "LSTM" else ("i", (ih, hh))
+            yield Entry((side + gate, "bias"), (_part(both, has_bias, size, dtype, *block),))
 
 
 def _nnx_cell(kind: str, size: int, dtype: Any, suffix: str, has_bias: bool) -> Iterator[Entry]:
@@ -148,8 +148,8 @@ def _nnx_cell(kind: str, size: int, dtype: Any, suffix: str, has_bias: bool) -> 
         yield Entry(("dense_i", "bias"), gates)
     else:
         rows = {"RNN": 1, "GRU": 3, "LSTM": 4}[kind] * size
-        side = "h" if kind == "LSTM" else "i"
-        yield Entry((f"dense_{side}", "bias"), (_part((ih, hh), has_bias, rows, dtype),))
+        side, both = ("h", (hh, ih)) if kind == "LSTM" else ("i", (ih, hh))
+        yield Entry((f"dense_{side}", "bias"), (_part(both, has_bias, rows, dtype),))
 
 
 def _cell_rule(cell: Cell) -> Callable[[Any], Iterator[Entry]]:
