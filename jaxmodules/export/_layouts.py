@@ -95,7 +95,7 @@ class Place(NamedTuple):
     """An entry with the full names of what it is made of, and what part it plays."""
 
     entry: Entry
-    owner: str  # the layer it belongs to
+    owner: str  # the layer it belongs to, in words
     is_buffer: bool
     is_stated: bool  # by a rule, not passed as it is
     content: tuple[Any, ...]  # what of ours it holds
@@ -109,7 +109,7 @@ class Place(NamedTuple):
                 if np.any(block := part.cut(read(name))):
                     rows = f"[{part.index * len(block)}:{(part.index + 1) * len(block)}]"
                     raise NotImplementedError(
-                        f"cannot express layer {self.owner!r}: there is no counterpart for {name}{rows}, which is not"
+                        f"cannot express {self.owner}: there is no counterpart for {name}{rows}, which is not"
                         " zero: set it to zero, or make the layer with bias=False"
                     )
             found = [part.cut(read(name)) for name in part.names]
@@ -125,7 +125,8 @@ class Place(NamedTuple):
         blocks = [array] if len(self.entry.parts) == 1 else np.split(array, len(self.entry.parts))
         for part, block in zip(self.entry.parts, blocks, strict=True):
             if part.blank is not None and np.any(block):
-                raise NotImplementedError(f"layer {self.owner!r} has no bias to take {'.'.join(self.entry.path)}")
+                theirs = ".".join(self.entry.path)
+                raise NotImplementedError(f"{self.owner} has no bias, and {theirs} is not zero: make it with bias=True")
             held = [part.cut(read(name)) for name in part.names]
             if len(held) < 2 or not np.array_equal(sum(held[1:], held[0]), block):
                 for i, name in enumerate(part.names):
@@ -152,12 +153,11 @@ class Layout:
             raise ValueError(f"rename has names that {type(net).__name__} has no module or own parameter for: {unused}")
 
     def _visit(self, module: Module, prefix: str, path: Path) -> None:
-        owner = prefix.removesuffix(".")
+        owner = _spell(prefix, module)
         try:
             entries = list((self._dialect.rule(module) or _no_entries)(module))
         except NotImplementedError as error:
-            where = f"layer {owner!r} ({type(module).__name__})" if owner else f"a {type(module).__name__}"
-            raise NotImplementedError(f"cannot express {where} in {self._dialect.library}: {error}") from None
+            raise NotImplementedError(f"cannot express {owner} in {self._dialect.library}: {error}") from None
         claimed = [self._claim(module, item, prefix, path) for item in entries]
         self._claimed.update(*claimed)
         for registry in (module._parameters, module._buffers):
@@ -190,7 +190,7 @@ class Layout:
             part._replace(names=tuple(prefix + n for n in part.names), zero=tuple(prefix + n for n in part.zero))
             for part in item.parts
         )
-        self._add(Entry((*path, *item.path), parts, item.move), prefix.removesuffix("."), True)
+        self._add(Entry((*path, *item.path), parts, item.move), _spell(prefix, module), True)
         return {prefix + name for name in names}
 
     def _add(self, item: Entry, owner: str, is_stated: bool) -> None:
@@ -203,7 +203,7 @@ class Layout:
         content = content or item.path  # a blank is like no other
         if item.path in self.places:
             taken = self.places[item.path].owner
-            raise ValueError(f"layers {taken!r} and {owner!r} both have {'.'.join(item.path)!r}: rename one of them")
+            raise ValueError(f"{taken} and {owner} both have {'.'.join(item.path)!r}: rename one of them")
         self.places[item.path] = Place(item, owner, is_buffer, is_stated, content, content in self._seen)
         self._seen.add(content)
 
@@ -262,6 +262,11 @@ class Layout:
 
 def _no_entries(module: Module) -> list[Entry]:
     return []
+
+
+def _spell(prefix: str, module: Module) -> str:
+    """Return what a layer is called in messages."""
+    return f"layer {prefix[:-1]!r} ({type(module).__name__})" if prefix else f"the {type(module).__name__}"
 
 
 def _is_none(module: Module, name: str) -> bool:

@@ -68,13 +68,18 @@ def randomised(net: nn.Module) -> nn.Module:
     return net
 
 
+@eqx.filter_jit
+def run_layer(model: Any, *inputs: Any) -> Any:
+    return jax.vmap(model)(*inputs)
+
+
 def assert_same(ours: nn.Module, theirs: Any, shapes: list[tuple[int, ...]]) -> None:
     inputs: list[Any] = [np.random.default_rng(9 + i).normal(size=s).astype(np.float32) for i, s in enumerate(shapes)]
     if isinstance(ours, nn.LSTMCell):
         inputs[1:] = [tuple(inputs[1:])]
     expected = ours(*inputs)
     expected = expected[0] if isinstance(ours, nn.MultiheadAttention) else expected
-    for a, b in zip(jax.tree.leaves(jax.vmap(theirs)(*inputs)), jax.tree.leaves(expected), strict=True):
+    for a, b in zip(jax.tree.leaves(run_layer(theirs, *inputs)), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
@@ -119,7 +124,7 @@ class Model(nn.Module):
 
     def forward(self, x: Any) -> Any:
         x = self.features(x)
-        x = x.reshape(x.shape[0], 8, -1).swapaxes(1, 2) + self.position
+        x = x.reshape(x.shape[0], 8, -1).swapaxes(1, 2) + self.position.value[None]
         x = x + self.attention(x, x, x)[0]
         for block in self.blocks:
             x = x + block(x)
@@ -177,7 +182,7 @@ def test_model_goes_to_equinox_and_back(mode: str) -> None:
     assert not other.position.numpy().any() and not np.any(other.features[1].running_mean)
 
 
-def test_statistics_of_a_young_batch_norm_are_unbiased() -> None:
+def test_statistics_of_a_young_batch_norm_are_those_it_computes_with() -> None:
     norm, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(3, "batch", mode="batch", momentum=0.9)
     x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     step = jax.vmap(norm, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
@@ -185,7 +190,8 @@ def test_statistics_of_a_young_batch_norm_are_unbiased() -> None:
     net = nn.BatchNorm1d(3)
     export.from_equinox(net, norm, state)
     np.testing.assert_allclose(net.running_mean, x.mean(0), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(net.running_var, x.var(0), rtol=1e-4)
+    theirs = jax.vmap(eqx.nn.inference_mode(norm), axis_name="batch", in_axes=(0, None))(x, state)[0]
+    np.testing.assert_allclose(theirs, net.eval()(x), rtol=1e-4, atol=1e-6)
 
 
 def test_deep_lstm_is_a_list_of_cells() -> None:
@@ -255,7 +261,7 @@ def test_lenient_transfer_moves_what_fits_by_name() -> None:
         (
             lambda: export.to_equinox(nn.MultiheadAttention(2, 1, add_bias_kv=True), eqx.nn.PReLU()),
             NotImplementedError,
-            "cannot express a MultiheadAttention in Equinox: Equinox's attention has no bias_k",
+            "cannot express the MultiheadAttention in Equinox: Equinox's attention has no bias_k",
         ),
         (
             lambda: export.to_equinox(nn.ModuleList([nn.LSTM(2, 2, proj_size=1)]), eqx.nn.PReLU()),
