@@ -26,25 +26,36 @@ def with_dynamic_shapes(
         ValueError: if ``dynamic_shapes`` does not fit the arguments.
     """
     symbols = _Symbols((args, kwargs), dynamic_shapes)
-    if not isinstance(dynamic_shapes, Mapping):
-        given = tuple(dynamic_shapes or ())
-        if given and len(given) != len(args):
-            raise ValueError(
-                f"dynamic_shapes has {len(given)} entries, expected one for each of the {len(args)} positional"
-                " arguments (None for one of fixed shape), or a dict by the names of arguments"
-            )
-        pairs = zip(args, given or [None] * len(args), strict=True)
-        filled = tuple(symbols.put(arg, dims, f"args[{i}]") for i, (arg, dims) in enumerate(pairs))
-        return filled, {name: symbols.put(arg, None, name) for name, arg in kwargs.items()}
-    bound = inspect.signature(getattr(function, "forward", function)).bind(*args, **kwargs)
-    if unknown := sorted(str(name) for name in dynamic_shapes.keys() - bound.arguments.keys()):
+    names = argument_names(function, args)
+    by_name = dynamic_shapes if isinstance(dynamic_shapes, Mapping) else _by_position(dynamic_shapes, names)
+    if unknown := sorted(str(name) for name in by_name.keys() - {*names, *kwargs}):
         raise ValueError(
             f"dynamic_shapes names {', '.join(unknown)}, expected names of the arguments given:"
-            f" {', '.join(bound.arguments)}"
+            f" {', '.join((*names, *kwargs))}"
         )
-    for name, arg in bound.arguments.items():
-        bound.arguments[name] = symbols.put(arg, dynamic_shapes.get(name), name)
-    return bound.args, bound.kwargs
+    filled = tuple(symbols.put(arg, by_name.get(name), name) for name, arg in zip(names, args, strict=True))
+    return filled, {name: symbols.put(arg, by_name.get(name), name) for name, arg in kwargs.items()}
+
+
+def argument_names(function: Callable[..., Any], args: Sequence[Any]) -> list[str]:
+    """Return the names of positional arguments; those that ``*args`` takes are numbered."""
+    parameters = list(inspect.signature(getattr(function, "forward", function)).parameters.values())
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+    if len(args) > len(names) and rest is None:
+        raise TypeError(f"expected at most {len(names)} positional arguments ({', '.join(names)}), got {len(args)}")
+    return [*names[: len(args)], *(f"{rest}_{i}" for i in range(len(args) - len(names)))]
+
+
+def _by_position(dynamic_shapes: Any, names: Sequence[str]) -> dict[str, Any]:
+    if dynamic_shapes is None:
+        return {}
+    if not isinstance(dynamic_shapes, list | tuple) or len(dynamic_shapes) != len(names):
+        raise ValueError(
+            f"dynamic_shapes is {dynamic_shapes!r}, expected a tuple with an entry for each of the {len(names)}"
+            " positional arguments (None for one of fixed shape), or a dict by the names of arguments"
+        )
+    return dict(zip(names, dynamic_shapes, strict=True))
 
 
 class _Symbols:

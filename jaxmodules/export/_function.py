@@ -2,15 +2,17 @@
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.core import InconclusiveDimensionOperation
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxmodules._device import check_data, is_meta
-from jaxmodules.export._dynamic_shapes import is_array, with_dynamic_shapes
+from jaxmodules.export._dynamic_shapes import argument_names, is_array, with_dynamic_shapes
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.state import Structure
 from jaxmodules.transforms._call import Call, Changes, is_stateful
@@ -18,6 +20,10 @@ from jaxmodules.transforms._stage import settled, unboxed
 
 Weights = Literal["embedded", "inputs", "inputs+outputs"]
 RNG = "rng"
+_ADVICE = (
+    "(what is exported depends on a size that dynamic_shapes leaves open: give that bounds, by a torch.export.Dim, or in"
+    " a jax.ShapeDtypeStruct whose shape is jax.export.symbolic_shape('b, 3', constraints=['b >= 2']), or fix it)"
+)
 _KEY = jax.ShapeDtypeStruct((2,), np.uint32)
 
 
@@ -30,6 +36,7 @@ class Function:
         jaxpr: from the random key, the state and the arrays among the arguments to output, written state and new key.
         args: the positional arguments that hold arrays, as shapes.
         kwargs: the keyword arguments that hold arrays, as shapes.
+        inputs: the names of the arrays among the arguments.
         state: what the slots hold, by name.
         out: the output, as shapes.
         written: the names of the slots that are written.
@@ -40,6 +47,7 @@ class Function:
     jaxpr: ClosedJaxpr
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    inputs: list[str]
     state: dict[str, Any]
     out: Any
     written: list[str]
@@ -96,7 +104,11 @@ def trace(function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any] | N
         none = [None] * len(structure.parameters)
         return call.run(structure, values, leaves, key=key, lifts=True, gradients=none)
 
-    jaxpr, (out, changes) = jax.make_jaxpr(pure, return_shape=True)(_KEY, [*map(spec_of, values)], arrays)
+    try:
+        jaxpr, (out, changes) = jax.make_jaxpr(pure, return_shape=True)(_KEY, [*map(spec_of, values)], arrays)
+    except InconclusiveDimensionOperation as error:
+        error.add_note(_ADVICE)
+        raise
     if changes.gradients:
         raise RuntimeError(
             f"{name_of(function)} leaves gradients in .grad, which an exported program has no place for: end it with"
@@ -106,6 +118,7 @@ def trace(function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any] | N
         name_of(function),
         jaxpr,
         *_inputs(*specs),
+        _input_names(function, *specs),
         dict(zip(names, values, strict=True)),
         out,
         [names[i] for i in changes.slots],
@@ -170,6 +183,17 @@ def _inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any
 
     given = {name: arrays_of(arg) for name, arg in kwargs.items() if holds_arrays(arg)}
     return tuple(arrays_of(arg) for arg in args if holds_arrays(arg)), given
+
+
+def _input_names(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
+    """Return a name for each array, made of that of the argument and the path in it."""
+    named = [*zip(argument_names(function, args), args, strict=True), *sorted(kwargs.items())]
+    return [
+        re.sub(r"\W+", "_", name + jax.tree_util.keystr(path)).strip("_")
+        for name, arg in named
+        for path, leaf in jax.tree_util.tree_leaves_with_path(arg, is_leaf=is_stateful)
+        if is_array(leaf)
+    ]
 
 
 def _names(function: Any, specs: tuple[Any, Any], roots: Sequence[Any], structure: Structure) -> list[str]:

@@ -227,8 +227,8 @@ def _parse(content: bytes, path: Any) -> tuple[jax.export.Exported, Weights]:
     if magic != _MAGIC or hashlib.sha256(body).digest() != digest:
         raise ValueError(
             f"cannot load '{path}': expected a program that ExportedProgram.save has written, but"
-            f" these {len(content):,} bytes are truncated, damaged or of another kind: copy or export it again (jax.export.deserialize reads"
-            " what JAX has serialized)"
+            f" these {len(content):,} bytes are truncated, damaged or of another kind: copy or export it again"
+            " (jax.export.deserialize reads what JAX has serialized)"
         )
     length = int.from_bytes(body[-4:], "little")
     try:
