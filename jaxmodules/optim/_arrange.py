@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.extend.core import Literal
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import DictKey
 
 from jaxmodules._tracing import StructureMoves, Tracer, epoch, local
@@ -178,10 +179,14 @@ def _before_first_step(init: Callable[[Any], Any], values: dict[str, Any]) -> An
 
 
 def _place(path: Any, leaf: Any, values: dict[str, Any]) -> Any:
-    """Return where state belongs: beside its parameter, on all of the devices that this is spread over."""
-    owner: Any = next((values[key.key] for key in path if isinstance(key, DictKey) and key.key in values), None)
-    is_placed = isinstance(owner, jax.Array) and not isinstance(owner, Tracer) and owner.committed
-    return owner.sharding if is_placed and leaf.shape == owner.shape else None
+    """Return where state belongs: beside its parameter; of another shape, whole on all devices of a mesh."""
+    names = [key.key for key in path if isinstance(key, DictKey) and key.key in values]
+    owners = [values[names[0]]] if names else values.values()
+    arrays = (value for value in owners if isinstance(value, jax.Array) and not isinstance(value, Tracer))
+    owner = next((value for value in arrays if value.committed), None)
+    if owner is None or leaf.shape == owner.shape:
+        return None if owner is None else owner.sharding
+    return NamedSharding(owner.sharding.mesh, PartitionSpec()) if isinstance(owner.sharding, NamedSharding) else None
 
 
 _COPIES = ("broadcast_in_dim", "convert_element_type", "reshape")

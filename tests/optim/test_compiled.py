@@ -353,3 +353,5 @@ def test_state_lies_where_its_parameter_does(donate: bool) -> None:
     assert [cell.value.sharding == rows for cell in optimizer._cohorts[0].cells] == [False, True, True]
     step(optimizer, grad)
     assert optimizer.state[box]["exp_avg"].sharding.is_equivalent_to(rows, 2)
+    step(optimizer, grad)
+    assert jm.explain(step).traces == 1
