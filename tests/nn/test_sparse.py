@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxmodules as jm
 from jaxmodules import nn
@@ -85,6 +86,16 @@ def test_bags_scale_gradients_by_frequency_as_single_vectors_do(mode: str) -> No
 
     one, other = (jax.grad(loss)(jnp.asarray(TABLE), bags) for bags in (True, False))
     np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("spec", "expected"), [((None, "b"), ("a", None, "b")), ((None, "a"), ("a", None, None))])
+def test_rows_lie_as_their_indices_do(spec: tuple[str | None, ...], expected: tuple[str | None, ...]) -> None:
+    mesh = jax.make_mesh((2, 2), ("a", "b"))
+    index = jax.device_put(np.zeros((2, 3), np.int32), NamedSharding(mesh, PartitionSpec("a")))
+    weight = jax.device_put(jnp.ones((5, 4), jnp.float32), NamedSharding(mesh, PartitionSpec(*spec)))
+    assert F.embedding(index, weight).sharding.spec == PartitionSpec(*expected)
+    gradient = jax.jit(jax.grad(lambda weight: F.embedding(index, weight).sum()))(weight)
+    assert gradient.sharding == weight.sharding
 
 
 def test_one_hot_counts_classes_where_they_are_known() -> None:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmodules._shapes import as_array, host_value, is_integer
 from jaxmodules._typing import Array, ArrayLike
@@ -112,12 +113,22 @@ def _embedding(input: Array, weight: Array, padding_idx: int | None, scale_grad_
     rows = len(weight)
     # an index below zero would count from the end: send it out of range instead
     index = input if jnp.issubdtype(input.dtype, jnp.unsignedinteger) else jnp.where(input < 0, rows, input)
-    output = jnp.take(weight, index, axis=0, mode="fill")
+    output = weight.at[index].get(mode="fill", out_sharding=_beside(index, weight))
     if scale_grad_by_freq:
         output = share_gradient(output, index, rows)
     if padding_idx is not None:
         output = jnp.where((input == padding_idx)[..., None], lax.stop_gradient(output), output)
     return output
+
+
+def _beside(index: Array, weight: Array) -> NamedSharding | None:
+    """Return where rows lie that were looked up: over a mesh of explicit axes as the indices do; else JAX decides."""
+    index_sharding, weight_sharding = jax.typeof(index).sharding, jax.typeof(weight).sharding
+    mesh = weight_sharding.mesh if index_sharding.mesh.empty else index_sharding.mesh
+    if not mesh.explicit_axes:
+        return None
+    feature = weight_sharding.spec[-1]
+    return NamedSharding(mesh, PartitionSpec(*index_sharding.spec, None if feature in index_sharding.spec else feature))
 
 
 def share_gradient(output: Array, index: Array, rows: int) -> Array:
