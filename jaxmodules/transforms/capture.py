@@ -17,7 +17,7 @@ def capture(net: Module, names: str | Sequence[str]) -> Callable[..., tuple[Any,
     Args:
         net: the module.
         names: dotted paths of submodules, as in ``named_modules()``. A path with ``*``, ``?`` or ``[`` stands for all
-            that match it (``*`` matches dots as well).
+            that match it and are called (``*`` matches dots as well).
 
     Returns:
         A function of the module's arguments that returns ``(output, outputs)``, where ``outputs`` has the output of
@@ -26,7 +26,8 @@ def capture(net: Module, names: str | Sequence[str]) -> Callable[..., tuple[Any,
     Raises:
         AttributeError: if there is no such submodule.
         TypeError: if ``net`` is no Module.
-        RuntimeError: on a call, if a submodule is not called, or is called inside a transform within the forward pass.
+        RuntimeError: on a call, if a submodule is not called, nor any that a pattern stands for, or if one is called
+            inside a transform within the forward pass.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -50,7 +51,7 @@ def capture(net: Module, names: str | Sequence[str]) -> Callable[..., tuple[Any,
             output = net(*args, **kwargs)
         finally:
             recorders.remove(recorder)
-        return output, _results(net, modules, recorder)
+        return output, _results(net, paths, modules, recorder)
 
     return captured
 
@@ -66,9 +67,9 @@ def _chosen(net: Module, paths: Sequence[str]) -> Iterator[tuple[str, Module]]:
         yield from found
 
 
-def _results(net: Module, modules: Mapping[str, Module], recorder: Recorder) -> dict[str, Any]:
-    outputs = {name: recorder.results[id(module)] for name, module in modules.items()}
-    if missing := [name for name, results in outputs.items() if not results]:
+def _results(net: Module, paths: Sequence[str], modules: Mapping[str, Module], recorder: Recorder) -> dict[str, Any]:
+    outputs = {name: found for name, module in modules.items() if (found := recorder.results[id(module)])}
+    if missing := [path for path in paths if not any(name == path or fnmatchcase(name, path) for name in outputs)]:
         raise RuntimeError(
             f"the forward pass of {net._get_name()} did not call {', '.join(map(repr, missing))}: expected a call of"
             " each captured submodule (one inside a compiled function is not called again)"

@@ -116,6 +116,12 @@ def test_module_called_twice_gives_a_list(name: str) -> None:
 def test_module_that_is_not_called_is_named() -> None:
     with pytest.raises(RuntimeError, match="the forward pass of Twice did not call 'idle'"):
         jm.capture(Twice(), ["layer", "idle"])(X)
+    with pytest.raises(RuntimeError, match=r"did not call 'id\*'"):
+        jm.capture(Twice(), ["layer", "id*"])(X)
+
+
+def test_pattern_leaves_out_what_is_not_called() -> None:
+    assert jm.capture(Twice(), "*")(X)[1].keys() == {"layer", "alias"}
 
 
 UNKNOWN = {
