@@ -38,4 +38,4 @@ class AlexNet(nn.Module):
 
     def forward(self, x: jax.Array) -> jax.Array:
         x = self.avgpool(self.features(x))
-        return self.classifier(x.reshape(len(x), -1))
+        return self.classifier(x.reshape(x.shape[0], -1))

@@ -57,7 +57,7 @@ class ResNet(nn.Module):
     def forward(self, x: jax.Array) -> jax.Array:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(self.avgpool(x).reshape(len(x), -1))
+        return self.fc(self.avgpool(x).reshape(x.shape[0], -1))
 
     def _make_layer(self, inplanes: int, planes: int, blocks: int, stride: int = 1) -> nn.Sequential:
         width = planes * Bottleneck.expansion

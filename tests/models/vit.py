@@ -65,7 +65,7 @@ class ViTEmbeddings(nn.Module):
                 )
             positions = self.interpolate(positions, grid)
         patches = self.patch_embeddings(pixel_values)
-        first = jnp.broadcast_to(self.cls_token.value, (len(patches), 1, patches.shape[2]))
+        first = jnp.broadcast_to(self.cls_token.value, (patches.shape[0], 1, patches.shape[2]))
         return self.dropout(jnp.concatenate([first, patches], axis=1) + positions)
 
     def interpolate(self, positions: jax.Array, grid: tuple[int, ...]) -> jax.Array:
