@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmodules import nn
 from jaxmodules.nn import functional as F
@@ -27,18 +28,24 @@ class LlamaConfig:
 
 
 class LlamaRotaryEmbedding(nn.Module):
-    """Turn positions into the cosines and sines that rotate queries and keys (Su et al., 2021)."""
+    """Turn positions into the cosines and sines that rotate queries and keys (Su et al., 2021).
+
+    The frequencies are no buffer, as files have none, and a model in ``bfloat16`` needs them in full.
+    """
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        features = config.hidden_size // config.num_attention_heads
-        exponents = jnp.arange(0, features, 2, dtype=jnp.float32) / features
-        self.register_buffer("inv_freq", 1 / config.rope_theta**exponents, persistent=False)
+        self.features = config.hidden_size // config.num_attention_heads
+        self.theta = config.rope_theta
 
     def forward(self, position_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-        angles = position_ids[:, None, :, None] * self.inv_freq[None, None, None]  # (B, 1, L, E / 2)
+        inv_freq = 1 / self.theta ** (np.arange(0, self.features, 2, dtype=np.float32) / self.features)
+        angles = position_ids[:, None, :, None] * inv_freq[None, None, None]  # (B, 1, L, E / 2)
         angles = jnp.concatenate([angles, angles], axis=-1)
         return jnp.cos(angles), jnp.sin(angles)
+
+    def extra_repr(self) -> str:
+        return f"{self.features}, theta={self.theta}"
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

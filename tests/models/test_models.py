@@ -16,6 +16,7 @@ import jaxmodules as jm
 from jaxmodules import nn
 from tests.models.cases import CASES, Batch, Case, disturb
 
+pytestmark = pytest.mark.xdist_group("models")
 every_model = pytest.mark.parametrize("case", CASES, ids=str)
 
 
