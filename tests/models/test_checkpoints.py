@@ -109,6 +109,6 @@ def test_pytorch_loads_what_is_saved_here(case: Case, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", [case for case in HUGGING_FACE if case.name not in OF_FOLDERS], ids=str)
 def test_from_pretrained_loads_what_is_saved_here(case: Case, tmp_path: Path) -> None:
     net, theirs = case.ours(**case.settings), build_theirs(case)
-    jm.save_pretrained_files(net, tmp_path, max_shard_size="20KB")
+    jm.checkpoint.save_pretrained_files(net, tmp_path, max_shard_size="20KB")
     theirs.config.save_pretrained(tmp_path)
     assert_close(net.state_dict(), type(theirs).from_pretrained(tmp_path).state_dict(), 0)
