@@ -1,7 +1,7 @@
 """Example arguments as shapes, with names in the place of sizes that are to stay open."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
