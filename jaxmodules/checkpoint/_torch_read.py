@@ -16,6 +16,8 @@ import zipfile
 import zlib
 from typing import IO, Any
 
+import numpy as np
+
 from jaxmodules.checkpoint._errors import CheckpointError
 from jaxmodules.checkpoint._torch_pickle import Machine, describe
 from jaxmodules.checkpoint._torch_world import Box, Kind, Leaf, Storage, World
@@ -68,6 +70,16 @@ def open_bytes(path: str | os.PathLike[str] | IO[bytes], is_mapped: bool | None 
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except (OSError, ValueError):  # a pipe, or a file system without maps
             return memoryview(file.read())
+
+
+def forget(data: memoryview, array: np.ndarray) -> None:
+    """Let go of the memory that a view of a mapped file takes, now that it has been copied."""
+    if not isinstance(data.obj, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED") or array.nbytes < mmap.PAGESIZE:
+        return
+    start, end = (edge - np.frombuffer(data, np.uint8).ctypes.data for edge in np.lib.array_utils.byte_bounds(array))
+    if 0 <= start and end <= len(data):
+        start -= start % mmap.PAGESIZE
+        data.obj.madvise(mmap.MADV_DONTNEED, start, end - start)
 
 
 class _Zip:

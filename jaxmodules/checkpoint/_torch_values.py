@@ -94,6 +94,11 @@ def _bytearray(machine: Machine, content: Any = b"", encoding: Any = None) -> by
     return bytearray(content)
 
 
+def _bytes(machine: Machine) -> bytes:
+    """Return what protocol 2 writes for no bytes."""
+    return b""
+
+
 def _complex(machine: Machine, real: Any = 0.0, imag: Any = 0.0) -> complex:
     if type(real) is not float or type(imag) is not float:
         raise CheckpointError(f"its pickle makes a complex number of {describe(real)} and {describe(imag)}")
@@ -179,6 +184,7 @@ FUNCTIONS = {
     "collections.Counter": _counter,
     "builtins.set": _set,
     "builtins.bytearray": _bytearray,
+    "builtins.bytes": _bytes,
     "builtins.complex": _complex,
     "_codecs.encode": _encode,
     "numpy.dtype": _dtype,

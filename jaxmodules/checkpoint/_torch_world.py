@@ -100,12 +100,9 @@ class World:
             )
         self.pay(size, dtype)
         flat = np.frombuffer(storage.data[start:end], np.uint8)
-        flat = _swapped(flat, dtype) if storage.is_swapped else flat.view(dtype)
-        if span:
-            steps = [step * dtype.itemsize if n > 1 else 0 for n, step in zip(size, stride, strict=True)]
-            array = np.lib.stride_tricks.as_strided(flat, size, steps, writeable=False)
-        else:
-            array = flat.reshape(size)
+        flat = _swapped(flat, dtype) if storage.is_swapped else flat
+        steps = [step * dtype.itemsize if n > 1 else 0 for n, step in zip(size, stride, strict=True)]
+        array = np.ndarray(size, dtype, flat, 0, steps) if span else np.zeros(size, dtype)
         if dtype == np.bool_:
             array = array.view(np.uint8) != 0  # any byte that is not zero is true
         array = array.conj() if bits[0] else array
@@ -208,7 +205,7 @@ def _math_bits(metadata: Any) -> tuple[bool, bool]:
 
 def _swapped(flat: np.ndarray, dtype: np.dtype) -> np.ndarray:
     part = dtype.itemsize // (2 if dtype.kind == "c" else 1)
-    return flat.view(f"u{part}").byteswap().view(dtype)
+    return flat.view(f"u{part}").byteswap()
 
 
 _REBUILDING = [

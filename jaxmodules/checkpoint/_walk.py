@@ -73,15 +73,19 @@ class Walk:
 
     def key(self, key: Any, path: Path) -> Any:
         """Return what becomes of a key of the container at ``path``."""
-        if type(key) is tuple:
-            for part in key:
-                self.key(part, path)
-        elif type(key) not in _PLAIN:
-            raise TypeError(
-                f"cannot save {spell(path)}: a key of type {type(key).__name__} cannot be stored"
-                " (expected str, int, float, complex, bool, bytes, None, or a tuple of these)"
-            )
+        _check_key(key, path)
         return self.visit(key, (*path, key))
+
+
+def _check_key(key: Any, path: Path) -> None:
+    if type(key) is tuple:
+        for part in key:
+            _check_key(part, path)
+    elif type(key) not in _PLAIN:
+        raise TypeError(
+            f"cannot save {spell(path)}: a key of type {type(key).__name__} cannot be stored"
+            " (expected str, int, float, complex, bool, bytes, None, or a tuple of these)"
+        )
 
 
 def check_values(array: Any, path: Path, is_partial: bool = False) -> None:

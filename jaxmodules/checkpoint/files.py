@@ -143,8 +143,14 @@ def load(
     data = _torch_read.open_bytes(path, mmap)
     if not _torch_read.is_torch(data):
         return _load_safetensors(bytes(data), source, leaf)
+
+    def take(array: np.ndarray, location: str) -> Any:
+        taken = leaf(array, location)
+        _torch_read.forget(data, array)
+        return taken
+
     try:
-        return _torch_read.read(data, leaf, _box)
+        return _torch_read.read(data, take, _box)
     except CheckpointError as error:
         raise type(error)(f"cannot load {source}: {error}") from error
 
@@ -154,15 +160,19 @@ def _placer(map_location: Any) -> Callable[[np.ndarray, str], Any]:
     if isinstance(map_location, Mapping):
         places = {str(key): parse_device(value) for key, value in map_location.items()}
         return lambda array, location: _to_place(array, places.get(location))
-    if callable(map_location) and not isinstance(map_location, jax.sharding.Sharding):
+    try:
+        everywhere = parse_device(map_location)
+    except TypeError:
+        if not callable(map_location):
+            raise
+    else:
+        return lambda array, location: _to_place(array, everywhere)
 
-        def place(array: np.ndarray, location: str) -> Any:
-            chosen = map_location(array, location)
-            return _to_place(array, parse_device("cpu" if chosen is array else chosen))
+    def place(array: np.ndarray, location: str) -> Any:
+        chosen = map_location(array, location)
+        return _to_place(array, parse_device("cpu" if chosen is array else chosen))
 
-        return place
-    everywhere = parse_device(map_location)
-    return lambda array, location: _to_place(array, everywhere)
+    return place
 
 
 def _to_place(array: np.ndarray, place: Any) -> Any:
