@@ -49,7 +49,8 @@ class Machine:
     Args:
         data: the bytes.
         world: what it can ask for besides plain values: ``find(name)`` a global, ``build(machine, instance, state)`` an
-            object into the state it was saved with, ``persistent(key)`` for what lies outside the pickle.
+            object into the state it was saved with, ``persistent(key)`` for what lies outside the pickle; and
+            ``settle(value)`` says what becomes of a value that is put into a list or a dict, or is all there is.
         position: where in the bytes it begins.
 
     Raises:
@@ -81,7 +82,7 @@ class Machine:
             start = self.position
         if self._marks or len(self._stack) != 1:
             raise CheckpointError("its pickle ends in the middle of a value")
-        return self._stack.pop()
+        return self.world.settle(self._stack.pop())
 
     def spend(self, count: int) -> None:
         """Pay for a copy of so many elements or bytes."""
@@ -162,7 +163,7 @@ class Machine:
         self._push(tuple(reversed(items)))
 
     def _append(self, values: list[Any]) -> None:
-        self._top((list,)).extend(values)
+        self._top((list,)).extend(map(self.world.settle, values))
 
     def _append_one(self) -> None:
         self._append([self._pop()])
@@ -177,7 +178,7 @@ class Machine:
             raise CheckpointError("its pickle has a key without a value")
         for key, value in zip(items[::2], items[1::2], strict=True):
             self.check_key(key)
-            target[key] = value
+            target[key] = self.world.settle(value)
 
     def _dict(self) -> None:
         items = self._pop_mark()

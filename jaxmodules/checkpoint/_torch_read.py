@@ -55,14 +55,19 @@ def read(data: memoryview, leaf: Leaf, box: Box = lambda array, requires_grad: a
             try:
                 return reader(data, leaf, box)
             except CheckpointError as error:
-                raise type(error)(f"it is {kind}, but cannot be read: {error}") from error
+                raise type(error)(f"it is {kind}, but cannot be read: {error}") from None
     raise CheckpointError("it is of none of the formats that torch.save writes")
 
 
 def open_bytes(path: str | os.PathLike[str] | IO[bytes], is_mapped: bool | None = None) -> memoryview:
     """Return the bytes of a file from where it stands: mapped into memory, or read where that cannot be."""
     if not isinstance(path, str | os.PathLike):
-        return memoryview(path.read())
+        content = path.read()
+        if not isinstance(content, bytes | bytearray | memoryview):
+            raise TypeError(
+                f"expected a file opened in binary mode, got one of {type(content).__name__}: open it as 'rb'"
+            )
+        return memoryview(content)
     with open(path, "rb") as file:
         if is_mapped is False or os.fstat(file.fileno()).st_size == 0:
             return memoryview(file.read())
@@ -215,7 +220,7 @@ class _View:
 
 def _storage_id(key: Any, length: int) -> tuple[Any, Kind, str, int]:
     """Return the key, class, place and number of elements that a persistent id gives for a storage."""
-    if type(key) is not tuple or len(key) != length or describe(key[0]) not in ("'storage'", "b'storage'"):
+    if type(key) is not tuple or len(key) != length or describe(key[0]) != "'storage'":
         raise CheckpointError(f"its pickle refers to {describe(key)}, expected a storage")
     _, kind, name, location, count = key[:5]
     if not isinstance(kind, Kind) or not _is_name(name):

@@ -22,6 +22,7 @@ Box = Callable[[Any, bool], Any]
 
 _SPARE = 1 << 26  # bytes that the tensors of any file may take
 _TIMES = 8  # and how many times its size: views of one storage are arrays of their own here
+_DTYPES = frozenset(DTYPES.values())
 
 
 class Kind(NamedTuple):
@@ -73,16 +74,28 @@ class World:
         """Give an object the state it was saved with."""
         build(machine, instance, state)
 
+    def settle(self, value: Any) -> Any:
+        """Return what becomes of a value that is no argument: of a storage, an array."""
+        if isinstance(value, Storage):
+            dtype = np.dtype(np.uint8) if value.dtype is None else value.dtype
+            count = 0 if value.data is None else len(value.data) // dtype.itemsize
+            return self.tensor(value, 0, (count,), (1,), dtype)
+        if isinstance(value, Kind | Function):
+            what = describe(value) if isinstance(value, Function) else "a class of tensors or storages"
+            raise CheckpointError(f"its pickle holds {what}, which has no counterpart: in torch, leave it out")
+        return value
+
     def tensor(self, storage: Any, offset: Any, size: Any, stride: Any, dtype: Any, metadata: Any = None) -> Any:
         """Return what becomes of the tensor at this place of a storage: for one place, one object."""
-        if not isinstance(storage, Storage) or not isinstance(dtype, np.dtype):
+        if not isinstance(storage, Storage) or not _is_dtype(dtype):
             raise CheckpointError(f"its pickle makes a tensor of {describe(storage)} and {describe(dtype)}")
-        if not is_shape(size) or not is_shape(stride) or len(size) != len(stride) or not is_shape((offset,)):
+        is_place = is_shape((offset,)) and type(stride) is tuple and all(is_shape((step,)) for step in stride)
+        if not is_place or not is_shape(size) or len(size) != len(stride):
             raise CheckpointError(
                 f"its pickle makes a tensor of size {describe(size)}, stride {describe(stride)} and"
                 f" offset {describe(offset)}, expected tuples of as many ints, none negative"
             )
-        bits = _math_bits(metadata)
+        bits = _math_bits(metadata, dtype)
         key = (storage.key, storage.start + offset * dtype.itemsize, size, stride, dtype, bits)
         if key not in self._built:
             made = object() if storage.data is None else self._make(storage, offset, size, stride, dtype, bits)
@@ -169,13 +182,13 @@ def _rebuild_parameter(machine: Machine, data: Any, grad: Any = True, hooks: Any
 
 
 def _rebuild_meta(machine: Machine, dtype: Any, size: Any, stride: Any, grad: Any) -> Any:
-    if not isinstance(dtype, np.dtype) or not is_shape(size):
+    if not _is_dtype(dtype) or not is_shape(size):
         raise CheckpointError(f"its pickle makes a tensor without data of {describe(dtype)} and {describe(size)}")
     return machine.world.note(jax.ShapeDtypeStruct(size, dtype))
 
 
 def _rebuild_from_numpy(machine: Machine, data: Any, dtype: Any, device: Any, grad: Any) -> Any:
-    if type(data) is not np.ndarray or not isinstance(dtype, np.dtype):
+    if type(data) is not np.ndarray or not _is_dtype(dtype) or (data.dtype.kind == "c") is not (dtype.kind == "c"):
         raise CheckpointError(f"its pickle makes a tensor of {describe(data)} and {describe(dtype)}")
     location = str(device) if isinstance(device, str | Device) else "cpu"
     with np.errstate(all="ignore"):
@@ -189,18 +202,23 @@ def _rebuild_from_cpu(machine: Machine, data: Any, dtype: Any, device: Any, grad
 
 def _rebuild_from_type(machine: Machine, function: Any, kind: Any, arguments: Any, state: Any) -> Any:
     """Rebuild a tensor that had attributes, which arrays have not."""
-    if function not in _REBUILDING or type(arguments) is not tuple or len(arguments) not in function.counts:
+    is_rebuilding = isinstance(function, Function) and function in _REBUILDING
+    if not is_rebuilding or type(arguments) is not tuple or len(arguments) not in function.counts:
         raise CheckpointError(f"its pickle rebuilds a tensor by {describe(function)} of {describe(arguments)}")
     return function.call(machine, *arguments)
 
 
-def _math_bits(metadata: Any) -> tuple[bool, bool]:
+def _is_dtype(dtype: Any) -> bool:
+    return isinstance(dtype, np.dtype) and dtype in _DTYPES  # and not one that a NumPy array brought along
+
+
+def _math_bits(metadata: Any, dtype: np.dtype) -> tuple[bool, bool]:
     """Return whether a tensor stands for the conjugate, and for the negative, of what is stored."""
     if metadata is None:
         return False, False
-    if type(metadata) is not dict:
-        raise CheckpointError(f"its pickle has {describe(metadata)} where the metadata of a tensor should be")
-    return metadata.get("conj") is True, metadata.get("neg") is True
+    if type(metadata) is not dict or dtype.kind not in "fc":
+        raise CheckpointError(f"its pickle has {describe(metadata)} for the metadata of a tensor of dtype {dtype}")
+    return metadata.get("conj") is True and dtype.kind == "c", metadata.get("neg") is True
 
 
 def _swapped(flat: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -152,7 +152,7 @@ def load(
     try:
         return _torch_read.read(data, take, _box)
     except CheckpointError as error:
-        raise type(error)(f"cannot load {source}: {error}") from error
+        raise type(error)(f"cannot load {source}: {error}") from None
 
 
 def _placer(map_location: Any) -> Callable[[np.ndarray, str], Any]:

@@ -183,6 +183,15 @@ def test_parameters_are_parameters() -> None:
     assert isinstance(from_torch(torch.nn.Buffer(torch.ones(2))), jax.Array)
 
 
+def test_storages_are_arrays() -> None:
+    x = torch.arange(4.0)
+    loaded = from_torch([x.untyped_storage(), 1])
+    assert loaded[0].dtype == np.uint8 and np.asarray(loaded[0]).view(np.float32).tolist() == x.tolist()
+    assert jm.load(io.BytesIO(make_zip(dump(storage())))).tolist() == [0, 0, 0, 0]
+    with pytest.raises(CheckpointError, match="holds a class of tensors or storages, which has no counterpart"):
+        from_torch({"kind": torch.Tensor})
+
+
 def make_nets() -> tuple[Any, Any]:
     """Return one network of ours and one of theirs."""
 

@@ -157,7 +157,7 @@ NUMBERS = (0, 1, -1, 2, 3, 255, 2**31 - 1, -(2**31), 2**32, 2**40, 2**62, 2**63,
 
 def random_value(chance: random.Random, depth: int = 3) -> Any:
     """Return a value such as a hostile program may hand to a function."""
-    kind = chance.randrange(13 if depth else 6)
+    kind = chance.randrange(15 if depth else 6)
     if kind < 3:
         return chance.choice(
             (*NUMBERS, None, True, 1.5, float("nan"), "", "0", "cpu", "latin1", "f4", "<", b"\xff\0", "a" * 99)
@@ -175,7 +175,39 @@ def random_value(chance: random.Random, depth: int = 3) -> Any:
     if kind < 12:
         sizes = [tuple(chance.choice(NUMBERS[:12]) for _ in range(chance.randrange(4))) for _ in range(2)]
         return tensor(*sizes, chance.choice((0, *NUMBERS)), storage("0", chance.choice((4, 2**40))))
-    return Call(chance.choice(GLOBALS), tuple(parts))
+    if kind < 13:
+        return Call(chance.choice(GLOBALS), tuple(parts))
+    return fitting_call(chance, parts)
+
+
+DTYPES = "bool int8 int64 float32 float64 bfloat16 complex64 float8_e5m2 float8_e8m0fnu uint16".split()
+
+
+def fitting_call(chance: random.Random, parts: list[Any]) -> Call:
+    """Return a call that is right but for what it is given besides, or for one dtype in the place of another."""
+    code, count = chance.choice((("b1", 8), ("i1", 8), ("f4", 2), ("f8", 1), ("c8", 1), ("O", 1), ("V8", 1)))
+    numpy_dtype = Call("numpy dtype", (code, False, True))
+    array = Call(
+        "numpy._core.numeric _frombuffer", (Call("_codecs encode", ("\xff" * 8, "latin1")), numpy_dtype, (1,), "C")
+    )
+    dtype = chance.choice((Name(f"torch {chance.choice(DTYPES)}"), numpy_dtype, array))
+    untyped = storage("0", 16, "torch.storage UntypedStorage")
+    bits = {chance.choice(("conj", "neg")): True}
+    return chance.choice(
+        (
+            Call("torch._utils _rebuild_tensor_v3", (untyped, 0, (1,), (1,), False, None, dtype, bits)),
+            Call("torch._utils _rebuild_device_tensor_from_numpy", (array, dtype, "cpu", False)),
+            Call("torch._utils _rebuild_parameter", (array, True, None)),
+            Call("torch._utils _rebuild_parameter_with_state", (tensor(), True, None, tuple(parts))),
+            Call("torch._tensor _rebuild_from_type_v2", (array, Name("torch Tensor"), (), {})),
+            Call("torch._tensor _rebuild_from_type_v2", (Name("torch._utils _rebuild_tensor"), None, tuple(parts), {})),
+            Call("numpy._core.multiarray scalar", (dtype, b"\xff" * 8)),
+            Call("collections Counter", ({array: 1} if parts else {1: array},)),
+            Call("collections OrderedDict", ([[part, part] for part in parts],)),
+            Call("__builtin__ set", ([array, *parts],)),
+            Call("_codecs encode", ("a", array)),
+        )
+    )
 
 
 def random_program(chance: random.Random) -> bytes:
