@@ -163,13 +163,17 @@ def _find_tensors(content: Any, path: str, entry: str | None) -> Mapping[str, An
         content = content[entry]
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         raise CheckpointError(f"cannot open {path!r}: expected tensors by name, but it holds {_describe(content)}")
-    inner = [name for name, value in content.items() if isinstance(value, Mapping)]
-    if inner and not any(hasattr(value, "shape") for value in content.values()):
+    inner = [name for name, value in content.items() if isinstance(value, Mapping) and _has_tensors(value)]
+    if inner and not _has_tensors(content):
         raise CheckpointError(
             f"cannot open {path!r}: its tensors are not at the top, it holds {_describe(content)}: say which of these"
             f" to take, such as entry={inner[0]!r}"
         )
     return content
+
+
+def _has_tensors(content: Mapping[Any, Any]) -> bool:
+    return any(hasattr(value, "shape") for value in content.values())
 
 
 def _describe(content: Any) -> str:

@@ -336,7 +336,8 @@ class Module(Stateful):
         """Copy a state dict into the parameters and buffers; all of it, or on any error nothing.
 
         Args:
-            state_dict: arrays of JAX, NumPy or torch by dotted name.
+            state_dict: arrays of JAX, NumPy or torch by dotted name; of what
+                :func:`jm.checkpoint.open <jaxmodules.checkpoint.open>` gives, one at a time is read.
             strict: whether missing and unexpected keys are errors.
             assign: put the arrays in as they are instead of copying them in the module's dtype and placement.
 
