@@ -96,11 +96,14 @@ class Converter:
         finally:
             self._path.pop()
 
+    def _place(self) -> str:
+        return ".".join(filter(None, self._path))
+
     def _found(self, ours: Any, theirs: Any) -> Any:
         """Return a counterpart, or take note that there is none."""
         if ours is None:
             name = theirs if isinstance(theirs, str) else _counterparts.dotted_name(theirs)
-            self.unknown.setdefault(name, []).append(".".join(self._path))
+            self.unknown.setdefault(name, []).append(self._place())
         return ours
 
     def _container(self, value: Any) -> Any:
@@ -247,7 +250,7 @@ class Converter:
     def _lose(self, kind: str, hooks: Any) -> None:
         for hook in hooks:
             name = getattr(hook, "__qualname__", type(hook).__name__)
-            self.lost.append(f"{'.'.join(filter(None, self._path)) or 'the module itself'}: {name} ({kind})")
+            self.lost.append(f"{self._place() or 'the module itself'}: {name} ({kind})")
 
     def _made_by(self, make: Any, theirs: Any) -> Any:
         """Return what a registered function makes of a module, with its weights loaded."""

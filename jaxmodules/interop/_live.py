@@ -14,19 +14,14 @@ def live_torch() -> Any:
     return sys.modules.get("torch")
 
 
-def check_module(value: Any, caller: str) -> None:
-    """Raise TypeError unless ``value`` is a torch module."""
+def check_module(value: Any, call: str) -> None:
+    """Raise TypeError unless ``value`` is a torch module; ``call`` is how the function is called."""
     torch = live_torch()
     if torch is None or not isinstance(value, torch.nn.Module):
         kind = value if isinstance(value, type) else type(value)
         given = f"{'the class ' if kind is value else ''}{kind.__module__}.{kind.__qualname__}"
-        advice = (
-            "call it first" if kind is value else "load_state_dict takes torch's state dicts and tensors as they are"
-        )
-        raise TypeError(
-            f"{caller}: expected a torch.nn.Module, got {given}: "
-            + (advice if torch else "torch has not been imported in this process, is it installed?")
-        )
+        absent = "" if torch else " (torch has not been imported in this process: is it installed?)"
+        raise TypeError(f"expected a torch.nn.Module, got {given}: call {call}{absent}")
 
 
 def is_tensor(value: Any) -> bool:
@@ -44,9 +39,9 @@ def to_tensor(array: Any) -> Any:
     torch: Any = live_torch()
     values = np.array(array, order="C")  # a copy: torch writes in place
     name = values.dtype.name
-    if values.dtype.kind in "biufc" and name in np.sctypeDict:
+    if values.dtype.isbuiltin != 2:  # NumPy's own
         return torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False))
-    if not isinstance(getattr(torch, name, None), torch.dtype):
+    if not name.startswith(("bfloat16", "float8")) or not hasattr(torch, name):
         raise TypeError(f"torch has no dtype {name}: cast the array first")
     bits = torch.from_numpy(values.reshape(-1).view(f"int{8 * values.itemsize}"))
     return bits.view(getattr(torch, name)).reshape(values.shape)

@@ -119,6 +119,7 @@ def run_theirs(module: Any, args: Any, kwargs: Any) -> Run:
     run = Run(module)
     tensors = [*module.parameters(), *module.buffers()]
     device = tensors[0].device if tensors else "cpu"
+    is_double = any(tensor.dtype == torch.float64 for tensor in tensors)
     cuda = sorted({t.device.index or 0 for t in tensors if t.device.type == "cuda"})
     with contextlib.ExitStack() as stack:
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
@@ -129,7 +130,9 @@ def run_theirs(module: Any, args: Any, kwargs: Any) -> Run:
         stack.enter_context(torch.no_grad())
         stack.callback(_restorer(module))
         state = torch.get_rng_state()
-        run.call(module, *(map_inputs(lambda leaf: _to_tensor(leaf, device), given) for given in (args, kwargs)))
+        run.call(
+            module, *(map_inputs(lambda leaf: _to_tensor(leaf, device, is_double), given) for given in (args, kwargs))
+        )
         run.is_random = not torch.equal(state, torch.get_rng_state())
     return run
 
@@ -174,12 +177,12 @@ def _to_array(leaf: Any) -> Any:
     return to_array(leaf) if is_tensor(leaf) else jnp.asarray(leaf)
 
 
-def _to_tensor(leaf: Any, device: Any) -> Any:
-    """Return a tensor of its own; of the types that torch has by default where JAX may only have narrow ones."""
+def _to_tensor(leaf: Any, device: Any, is_double: bool) -> Any:
+    """Return a tensor of its own; of the types that torch takes where JAX may only have narrow ones."""
     if is_tensor(leaf):
         return leaf.detach().clone()
     values = np.asarray(leaf)
-    if values.dtype.kind in "fc":
+    if values.dtype.kind in "fc" and not is_double:
         values = values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
     elif values.dtype.kind == "i" and isinstance(leaf, jax.Array) and not jax.config.read("jax_enable_x64"):
         values = values.astype(np.int64)

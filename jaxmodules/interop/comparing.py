@@ -126,9 +126,9 @@ def compare(
         1 of 3 calls agree; the first that does not: 1 (Threshold): differs
         in 1 itself: value is 0.0 in torch, 1.0 in net
     """
-    check_module(torch_module, "compare")
+    check_module(torch_module, "compare(torch_module, net, x)")
     if not isinstance(net, Module):
-        raise TypeError(f"compare: expected a jaxmodules Module second, got {type(net).__name__}: see jm.from_torch")
+        raise TypeError(f"expected a jaxmodules Module, got {type(net).__name__}: call compare(torch_module, net, x)")
     _check_alike(torch_module, net)
     if len(inputs) == 1 and type(inputs[0]) is tuple:
         inputs = inputs[0]

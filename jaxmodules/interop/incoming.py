@@ -44,7 +44,7 @@ def from_torch(module: Any, mapping: Mapping[Any, Any] | None = None) -> Module:
           (1): ReLU()
         )
     """
-    check_module(module, "from_torch")
+    check_module(module, "from_torch(module); load_state_dict takes state dicts of torch as they are")
     mapping = dict(mapping or {})
     for theirs, ours in mapping.items():
         check_key(theirs)
@@ -74,7 +74,7 @@ def _unknown(module: Any, unknown: Mapping[str, list[str]]) -> str:
         lines.append(f"    {name}, at {shown}{more}")
     listed = "\n".join(lines)
     return (
-        f"from_torch: {type(module).__name__} holds {len(unknown)} kinds of things without a counterpart:\n{listed}\n"
+        f"from_torch: there is no counterpart here of some classes or functions in {type(module).__name__}:\n{listed}\n"
         "Write each as a jaxmodules Module with the same attribute names, or as a function on arrays, and say what it"
         " stands for: jm.interop.register(Theirs, Ours), or jm.from_torch(module, {Theirs: Ours}). Where the"
         " attributes differ, give a function of (module, convert) that returns the counterpart."

@@ -47,8 +47,8 @@ def to_torch(net: Module, torch_module: Any) -> Any:
         True
     """
     if not isinstance(net, Module):
-        raise TypeError(f"to_torch: expected a jaxmodules Module, got {type(net).__name__}: call to_torch(net, module)")
-    check_module(torch_module, "to_torch")
+        raise TypeError(f"expected a jaxmodules Module, got {type(net).__name__}: call to_torch(net, torch_module)")
+    check_module(torch_module, "to_torch(net, torch_module)")
     ours = {entry.name: entry for entry in entries(net)}
     theirs = {entry.name: entry for entry in entries(torch_module)}
     _check_data(ours, "net")
