@@ -1,6 +1,7 @@
 """What has a state: the two protocols for it, and what is done to a state on its way to a file and back."""
 
 import sys
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,8 @@ def set_state(value: Any, state: Any, strict: bool = True) -> Any:
 
 def plain(state: Any) -> Any:
     """Return the state of a loader with torch's tensors marked as such, for a file."""
-    if type(state) is dict:
-        return {key: plain(value) for key, value in state.items()}
+    if type(state) in (dict, OrderedDict) and not hasattr(state, "_metadata"):
+        return type(state)((key, plain(value)) for key, value in state.items())
     if type(state) in (list, tuple):
         return type(state)(plain(value) for value in state)
     if type(state).__module__.partition(".")[0] == "torch" and hasattr(state, "detach"):
@@ -53,10 +54,10 @@ def plain(state: Any) -> Any:
 
 def unplain(state: Any) -> Any:
     """Return what :func:`plain` was given."""
-    if type(state) is dict:
+    if type(state) in (dict, OrderedDict) and not hasattr(state, "_metadata"):
         if state.keys() == {"torch.Tensor"}:
             return sys.modules["torch"].from_numpy(np.array(state["torch.Tensor"]))
-        return {key: unplain(value) for key, value in state.items()}
+        return type(state)((key, unplain(value)) for key, value in state.items())
     if type(state) in (list, tuple):
         return type(state)(unplain(value) for value in state)
     return state

@@ -17,7 +17,7 @@ from jaxmodules.nn._writable import given
 from jaxmodules.random import get_rng_state, set_rng_state
 
 _VERSION = 1
-_RNG = "rng"
+_RNG = "rng_state"
 
 
 class Restored(NamedTuple):
@@ -430,4 +430,4 @@ def _checked(step: Any) -> int:
 def _first_line(error: BaseException) -> str:
     """Return the gist of an error, of which TensorStore's fill a screen."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0][:400] if lines else type(error).__name__
+    return lines[0].partition(" [tensorstore_spec=")[0][:400] if lines else type(error).__name__

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxmodules.checkpoint._stateful import plain, unplain
 from jaxmodules.nn._writable import to_array
 from jaxmodules.random import Generator, bind_generator, current_generator
 from jaxmodules.training import _hosts
@@ -57,12 +58,12 @@ class Source:
 
     def position(self) -> dict[str, Any]:
         """Return the state between two epochs."""
-        return {"state": _hosts.plain(self.data.state_dict())} if self.keeps_state else {}
+        return {"state": plain(self.data.state_dict())} if self.keeps_state else {}
 
     def restore(self, position: dict[str, Any]) -> None:
         """Go back to a state between two epochs."""
         if self.keeps_state and "state" in position:
-            self.data.load_state_dict(_hosts.unplain(position["state"]))
+            self.data.load_state_dict(unplain(position["state"]))
 
     def epoch(self, number: int, most: int | None, position: dict[str, Any] | None = None) -> "Feed":
         """Begin an epoch, counted from 0, of which ``most`` batches at most will be used; or continue at a position."""
@@ -108,7 +109,7 @@ class Feed:
             if source.is_function:
                 data = data(self._number)
                 self.length = length_of(data)
-            state = _hosts.unplain(anchor["state"]) if "state" in anchor else None
+            state = unplain(anchor["state"]) if "state" in anchor else None
             if source.keeps_state:
                 self._keep_state(data, "state_dict", "load_state_dict", state)
             self._iterator = iterator = iter(data)
@@ -123,7 +124,7 @@ class Feed:
         if state is not None:
             getattr(owner, put)(state)
         else:
-            self._anchors[-1]["state"] = _hosts.plain(read())
+            self._anchors[-1]["state"] = plain(read())
 
     def find(self, position: dict[str, Any]) -> None:
         """Start where :meth:`position` was taken."""
@@ -191,7 +192,7 @@ class Feed:
             self._anchors.popleft()
         generator, hosts = self._generator.get_state(), _hosts.capture()
         self._anchors.append(
-            {"batch": self._drawn, "generator": generator, "hosts": hosts, "state": _hosts.plain(state)}
+            {"batch": self._drawn, "generator": generator, "hosts": hosts, "state": plain(state)}
         )
 
     def _prepared(self, batch: Any) -> tuple[tuple[Any, ...], int]:

@@ -40,25 +40,3 @@ def unmoved() -> Iterator[None]:
         yield
     finally:
         restore(states)
-
-
-def plain(state: Any) -> Any:
-    """Return the state of a loader with torch's tensors marked as such, for a file."""
-    if isinstance(state, dict):
-        return {key: plain(value) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(plain(value) for value in state)
-    if hasattr(state, "detach"):
-        return {"torch.Tensor": state.detach().cpu().numpy()}
-    return state
-
-
-def unplain(state: Any) -> Any:
-    """Return what :func:`plain` was given."""
-    if isinstance(state, dict):
-        if state.keys() == {"torch.Tensor"}:
-            return sys.modules["torch"].from_numpy(np.array(state["torch.Tensor"]))
-        return {key: unplain(value) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(unplain(value) for value in state)
-    return state

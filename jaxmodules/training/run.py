@@ -4,13 +4,12 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jaxmodules.checkpoint._stateful import get_state, has_state, set_state
 from jaxmodules.random import get_rng_state, set_rng_state
-from jaxmodules.training._feed import Feed, Source, has_state
+from jaxmodules.training._feed import Feed, Source
 from jaxmodules.training._interrupts import Interrupts
 from jaxmodules.training._meter import Meter, to_floats
 from jaxmodules.training.history import History
-
-_METHODS = (("state_dict", "load_state_dict"), ("get_state", "set_state"))
 
 
 class Run:
@@ -76,26 +75,15 @@ class Run:
         for callback in self.callbacks:
             callback.on_metrics(self, self.step, values)
 
+    def stateful(self) -> dict[str, Any]:
+        """Return what makes up the state of the run: the objects that have one, by name, and under ``"fit"`` the rest."""
+        named = {name: value for name, value in {**self.objects, **self.also}.items() if has_state(value)}
+        return {**named, "fit": _Own(self)}
+
     def state_dict(self) -> dict[str, Any]:
         """Return all that the run needs to go on from here, by the names of the objects and ``"fit"``."""
         self.meter.flush()
-        states = {}
-        for name, value in {**self.objects, **self.also}.items():
-            for get, put in _METHODS:
-                if name not in states and has_state(value, get, put):
-                    states[name] = getattr(value, get)()
-        here = self._source.position() if self.feed is None else self.feed.position()
-        own = {
-            "epoch": self.epoch,
-            "step": self.step,
-            "rng": get_rng_state(),
-            "data": here,
-            "sums": dict(self.meter.sums),
-            "history": [dict(row) for row in self.history.rows],
-            "stopped": self.stopped,
-            "callbacks": {name: c.state_dict() for name, c in self._with_state().items()},
-        }
-        return {**states, "fit": own}
+        return {name: get_state(value) for name, value in self.stateful().items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go back to a state.
@@ -105,21 +93,33 @@ class Run:
         """
         if "fit" not in state_dict:
             raise ValueError(f"expected what jm.fit saved, got a file with {', '.join(map(str, state_dict))}")
-        own = state_dict["fit"]
-        stateful = {
-            name: getattr(value, put)
-            for name, value in {**self.objects, **self.also}.items()
-            for get, put in reversed(_METHODS)
-            if has_state(value, get, put)
-        }
+        stateful = self.stateful()
         missing = [name for name in stateful if name not in state_dict]
         if missing:
             raise ValueError(f"nothing was saved under the names {', '.join(missing)}, only {', '.join(state_dict)}")
-        for name, load in stateful.items():
-            load(state_dict[name])
+        for name, value in stateful.items():
+            set_state(value, state_dict[name])
+
+    def _own_state(self) -> dict[str, Any]:
+        """Return where the run is and what it has measured."""
+        self.meter.flush()
+        here = self._source.position() if self.feed is None else self.feed.position()
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "rng": get_rng_state(),
+            "data": here,
+            "sums": dict(self.meter.sums),
+            "history": [dict(row) for row in self.history.rows],
+            "stopped": self.stopped,
+            "callbacks": {name: get_state(c) for name, c in self._with_state().items()},
+        }
+
+    def _load_own_state(self, own: Mapping[str, Any]) -> None:
+        """Go back to what :meth:`_own_state` returned."""
         for name, callback in self._with_state().items():
             if name in own["callbacks"]:
-                callback.load_state_dict(own["callbacks"][name])
+                set_state(callback, own["callbacks"][name])
         self.epoch, self.step, self.stopped = own["epoch"], own["step"], own["stopped"]
         self.history.rows[:] = own["history"]
         self.meter.sums = dict(own["sums"])
@@ -132,10 +132,18 @@ class Run:
         """Return the callbacks that have a state, by class and number."""
         named: dict[str, Any] = {}
         for callback in self.callbacks:
-            if has_state(callback, "state_dict", "load_state_dict"):
+            if has_state(callback):
                 kind = type(callback).__name__
                 named[f"{kind}.{sum(name.startswith(f'{kind}.') for name in named)}"] = callback
         return named
+
+
+class _Own:
+    """A run without its objects, as a thing to save."""
+
+    def __init__(self, run: Run) -> None:
+        self.state_dict = run._own_state
+        self.load_state_dict = run._load_own_state
 
 
 class Asked(KeyboardInterrupt):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxmodules.checkpoint.files import load, save
+from jaxmodules.checkpoint.manager import CheckpointManager
 from jaxmodules.training.callbacks import Best, Callback
 from jaxmodules.training.run import Run
 
@@ -26,7 +27,7 @@ class Checkpoint(Callback):
             written again and again.
         every_epochs: how often to save after an epoch; ``None`` for not.
         every_steps: how often to save within epochs.
-        keep: how many files a folder keeps, the newest ones; ``None`` for all.
+        keep: how many files a folder keeps, the newest ones; ``None`` for all. Not for a manager, nor are these two:
         best: a metric; the state after the epoch where it was best is kept in ``best.safetensors`` in the folder, or
             beside the file.
         mode: whether ``"min"`` or ``"max"`` of it is best.
@@ -51,7 +52,7 @@ class Checkpoint(Callback):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | CheckpointManager,
         *,
         every_epochs: int | None = 1,
         every_steps: int | None = None,
@@ -63,7 +64,10 @@ class Checkpoint(Callback):
     ) -> None:
         if keep is not None and keep < 1:
             raise ValueError(f"keep must be positive, or None for all, got {keep}")
-        self.path = Path(path)
+        self.manager = path if isinstance(path, CheckpointManager) else None
+        if self.manager is not None and (keep != 1 or best is not None):
+            raise ValueError("a CheckpointManager has its own max_to_keep and best_fn: give keep and best as these")
+        self.path = Path(self.manager.directory if isinstance(path, CheckpointManager) else path)
         self.is_file = self.path.suffix == ".safetensors"
         self.every_epochs = every_epochs
         self.every_steps = every_steps
@@ -81,7 +85,9 @@ class Checkpoint(Callback):
         return [file for _, file in sorted(found)]
 
     def save(self, run: Run) -> Path:
-        """Save the run as it is now, and return the file."""
+        """Save the run as it is now, and return the file or, of a manager, the folder."""
+        if self.manager is not None:
+            return self._save_with(self.manager, run, force=True)
         folder = self.path.parent if self.is_file else self.path
         folder.mkdir(parents=True, exist_ok=True)
         file = self.path if self.is_file else self.path / f"step-{run.step:08}.safetensors"
@@ -96,15 +102,38 @@ class Checkpoint(Callback):
         run.saved_at = f"{file} holds it, and the same call continues from there"
         return file
 
+    def _save_with(self, manager: CheckpointManager, run: Run, force: bool) -> Path:
+        run.meter.flush()
+        if self._saved is None and not self.resume:
+            for step in manager.all_steps():
+                manager.delete(step)
+        if run.step not in manager.all_steps():
+            row = run.history.rows[-1] if run.feed is None and run.history.rows else {}
+            metrics = {name: value for name, value in row.items() if isinstance(value, int | float)}
+            is_unmeasured = not row or (isinstance(manager.best_fn, str) and manager.best_fn not in metrics)
+            state = run.stateful()
+            state |= self._extra(run, state)
+            manager.save(run.step, metrics=None if is_unmeasured else metrics, force=force, **state)
+        self._saved = _place(run)
+        folder = self.path / str(run.step)
+        run.saved_at = f"{folder} holds it, and the same call continues from there"
+        return folder
+
     def _write(self, run: Run, file: Path) -> None:
         state = run.state_dict()
+        save({**state, **self._extra(run, state)}, file)
+
+    def _extra(self, run: Run, state: Mapping[str, Any]) -> Mapping[str, Any]:
         extra = self.extra(run) if callable(self.extra) else self.extra or {}
         twice = state.keys() & extra.keys()
         if twice:
             raise ValueError(f"extra must not hold {', '.join(sorted(twice))}: the run saves what has this name")
-        save({**state, **extra}, file)
+        return extra
 
     def on_setup(self, run: Run) -> None:
+        if self.manager is not None:
+            self._continue_with(self.manager, run)
+            return
         if not self.is_file:  # what a killed process was writing
             for unfinished in self.path.glob(".saving-*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
@@ -119,20 +148,45 @@ class Checkpoint(Callback):
         except Exception as error:
             error.add_note(f"(from {files[-1]}: to begin anew, give Checkpoint resume=False, or another path)")
             raise
+        self._tell(run, files[-1])
+
+    def _continue_with(self, manager: CheckpointManager, run: Run) -> None:
+        step = manager.latest_step() if self.resume else None
+        if step is None or step < run.step:
+            return
+        try:
+            manager.restore(step, **run.stateful())
+        except Exception as error:
+            error.add_note("(to begin anew, give Checkpoint resume=False, or another folder)")
+            raise
+        self._tell(run, self.path / str(step))
+
+    def _tell(self, run: Run, source: Path) -> None:
         self._saved = _place(run)
         place = f"epoch {run.epoch}" + ("" if run.position is None else f", step {run.step}")
         over = run.stopped is not None or (run.epochs is not None and run.epoch >= run.epochs)
         over = over or (run.steps is not None and run.step >= run.steps)
-        run.say(f"{files[-1]}: {'finished' if over else 'continuing'} after {place}")
+        run.say(f"{source}: {'finished' if over else 'continuing'} after {place}")
 
     def on_step(self, run: Run) -> None:
-        if self.every_steps and run.step % self.every_steps == 0:
+        if self.every_steps and run.step % self.every_steps == 0 and not self._is_left_to_epoch(run):
+            self._save_due(run)
+
+    def _is_left_to_epoch(self, run: Run) -> bool:
+        """Tell whether the epoch ends here and will be saved under this step, with its metrics."""
+        is_last = run.feed is not None and run.feed.taken == run.feed.length
+        return bool(self.manager and is_last and self.every_epochs and (run.epoch + 1) % self.every_epochs == 0)
+
+    def _save_due(self, run: Run) -> None:
+        if self.manager is None:
             self.save(run)
+        elif self.manager.should_save(run.step) or (self._saved is None and not self.resume):
+            self._save_with(self.manager, run, force=False)
 
     def after_epoch(self, run: Run) -> None:
         improved = self.best is not None and self.best.improves(run, run.history.rows[-1])
         if self.every_epochs and run.epoch % self.every_epochs == 0:
-            self.save(run)
+            self._save_due(run)
         if improved:
             folder = self.path.parent if self.is_file else self.path
             folder.mkdir(parents=True, exist_ok=True)
@@ -141,6 +195,8 @@ class Checkpoint(Callback):
     def on_end(self, run: Run) -> None:
         if self._saved != _place(run):
             self.save(run)
+        if self.manager is not None:
+            self.manager.wait_until_finished()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best value so far."""
