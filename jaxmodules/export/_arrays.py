@@ -80,7 +80,9 @@ def to_numpy(leaf: Any) -> np.ndarray:
 
 def is_array(leaf: Any) -> bool:
     """Tell whether a leaf of someone's tree stands for an array."""
-    return isinstance(leaf, bool | int | float | complex) or (hasattr(leaf, "shape") and hasattr(leaf, "dtype"))
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        return getattr(leaf.dtype, "kind", "f") not in "OSUMm"  # objects, texts and times
+    return isinstance(leaf, bool | int | float | complex)
 
 
 def flatten(tree: Mapping[Any, Any], prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -127,7 +129,7 @@ def check(
         if name not in shapes:
             continue
         if not is_array(leaf):
-            problems.append(f'expected an array for "{name}", got {type(leaf).__name__}.')
+            problems.append(f'expected an array of numbers for "{name}", got {type(leaf).__name__}.')
         elif tuple(np.shape(leaf)) != shapes[name]:
             problems.append(
                 f"size mismatch for {name}: the shape in the {what} is {tuple(np.shape(leaf))},"

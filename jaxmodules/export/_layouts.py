@@ -66,12 +66,7 @@ def entry(path: str, name: str, move: Move = SAME) -> Entry:
     return Entry(tuple(path.split(".")), (Part((name,)),), move)
 
 
-def refusal(why: str) -> NotImplementedError:
-    """Return the error of a rule for a layer that the other library can't express; its name is put in front."""
-    return NotImplementedError(why)
-
-
-Rule = Callable[[Any], Iterable[Entry]]
+Rule = Callable[[Any], Iterable[Entry]]  # raises NotImplementedError for a layer that the other library can't express
 
 
 class Dialect(NamedTuple):
@@ -127,8 +122,8 @@ class Place(NamedTuple):
             if part.blank is not None and np.any(block):
                 theirs = ".".join(self.entry.path)
                 raise NotImplementedError(f"{self.owner} has no bias, and {theirs} is not zero: make it with bias=True")
-            held = [part.cut(read(name)) for name in part.names]
-            if len(held) < 2 or not np.array_equal(sum(held[1:], held[0]), block):
+            held = [part.cut(read(name)) for name in part.names] if len(part.names) > 1 else []
+            if not held or not np.array_equal(sum(held[1:], held[0]), block):
                 for i, name in enumerate(part.names):
                     write(part, name, np.zeros_like(block) if i else block)
             for name in part.zero:
@@ -147,6 +142,8 @@ class Layout:
         self._claimed: set[str] = set()
         self._seen: set[Any] = set()
         self._renamed: set[str] = set()
+        if not (rename is None or isinstance(rename, Mapping) or callable(rename)):
+            raise TypeError(f"rename must be a dict of names or a function of one, got {type(rename).__name__}")
         self._rename = rename.get if isinstance(rename, Mapping) else rename or (lambda name: None)
         self._visit(net, "", ())
         if isinstance(rename, Mapping) and (unused := sorted(rename.keys() - self._renamed)):

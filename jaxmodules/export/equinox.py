@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodules.export._arrays import Path, check
-from jaxmodules.export._layouts import Dialect, Entry, Layout, Move, Part, Rename, entry, into_layers, refusal
+from jaxmodules.export._layouts import Dialect, Entry, Layout, Move, Part, Rename, entry, into_layers
 from jaxmodules.nn.modules._state_dict import IncompatibleKeys
 from jaxmodules.nn.modules.activation import PReLU
 from jaxmodules.nn.modules.attention import MultiheadAttention
@@ -49,7 +49,7 @@ def _prelu(layer: PReLU) -> list[Entry]:
 
 def _attention(layer: MultiheadAttention) -> Iterator[Entry]:
     if layer.bias_k is not None:
-        raise refusal("Equinox's attention has no bias_k and bias_v: make the layer with add_bias_kv=False")
+        raise NotImplementedError("Equinox's attention has no bias_k and bias_v: make the layer with add_bias_kv=False")
     for i, name in enumerate(("query", "key", "value")):
         if layer.in_proj_weight is None:
             yield entry(f"{name}_proj.weight", f"{name[0]}_proj_weight")
@@ -78,7 +78,7 @@ def _recurrent(layer: RNNBase) -> Iterator[Entry]:
     if kind == "RNN":  # Equinox has none: whoever wrote one has chosen the names
         return
     if layer.proj_size:
-        raise refusal("Equinox's LSTMCell has no projection: make the layer with proj_size=0")
+        raise NotImplementedError("Equinox's LSTMCell has no projection: make the layer with proj_size=0")
     suffixes = [f"_l{i}{way}" for i in range(layer.num_layers) for way in ("", "_reverse")[: 1 + layer.bidirectional]]
     for i, suffix in enumerate(suffixes):
         for item in _cell(kind, suffix, layer.bias):

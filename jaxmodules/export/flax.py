@@ -24,7 +24,6 @@ from jaxmodules.export._layouts import (
     Rename,
     entry,
     into_layers,
-    refusal,
 )
 from jaxmodules.nn.modules._state_dict import IncompatibleKeys
 from jaxmodules.nn.modules.activation import PReLU
@@ -68,7 +67,7 @@ def _conv(layer: Any) -> list[Entry]:
 
 def _conv_transpose(layer: Any) -> list[Entry]:
     if layer.groups > 1:
-        raise refusal(f"Flax's ConvTranspose has no groups, and the layer has {layer.groups}")
+        raise NotImplementedError(f"Flax's ConvTranspose has no groups, and the layer has {layer.groups}")
     return [entry("kernel", "weight", _CONV_TRANSPOSE), entry("bias", "bias")]
 
 
@@ -90,19 +89,21 @@ def _batch_norm(layer: Any) -> list[Entry]:
 
 def _instance_norm(layer: Any) -> list[Entry]:
     if layer.track_running_stats:
-        raise refusal("Flax's InstanceNorm has no running statistics: make the layer with track_running_stats=False")
+        raise NotImplementedError(
+            "Flax's InstanceNorm has no running statistics: make the layer with track_running_stats=False"
+        )
     return _norm(layer)
 
 
 def _prelu(layer: PReLU) -> list[Entry]:
     if layer.num_parameters != 1:
-        raise refusal(f"Flax's PReLU has one slope, and the layer has {layer.num_parameters}")
+        raise NotImplementedError(f"Flax's PReLU has one slope, and the layer has {layer.num_parameters}")
     return [entry("negative_slope", "weight", SCALAR)]
 
 
 def _attention(layer: MultiheadAttention) -> Iterator[Entry]:
     if layer.bias_k is not None:
-        raise refusal("Flax's attention has no bias_k and bias_v: make the layer with add_bias_kv=False")
+        raise NotImplementedError("Flax's attention has no bias_k and bias_v: make the layer with add_bias_kv=False")
     heads = (layer.num_heads, layer.head_dim)
     inward = Move(lambda w: w.T.reshape(-1, *heads), lambda k: k.reshape(k.shape[0], -1).T)
     bias = Move(lambda b: b.reshape(heads), lambda b: b.reshape(-1))
@@ -166,7 +167,7 @@ def _layers_rule(cell: Cell, stack: Callable[[int], Path]) -> Callable[[Any], It
 
     def rule(layer: RNNBase) -> Iterator[Entry]:
         if layer.proj_size:
-            raise refusal("Flax's cells have no projection: make the layer with proj_size=0")
+            raise NotImplementedError("Flax's cells have no projection: make the layer with proj_size=0")
         directions = {"_reverse": ("backward_rnn",), "": ("forward_rnn",)} if layer.bidirectional else {"": ()}
         for i in range(layer.num_layers):
             for suffix, direction in directions.items():

@@ -36,7 +36,7 @@ def to_dict(
     Args:
         net: the module.
         nested: whether to nest dicts as the modules are nested, instead of dotted names.
-        numpy: whether to give NumPy arrays instead of the module's own JAX arrays.
+        numpy: whether to give NumPy arrays, which may be read-only, instead of the module's own JAX arrays.
         buffers: whether to list the persistent buffers too: the names are then those of ``state_dict()``.
         remove_duplicate: list what is tied under its first name alone, as a pytree that is trained has to;
             otherwise under each.

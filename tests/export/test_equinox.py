@@ -1,5 +1,6 @@
 """Equinox: every standard layer computes the same with our arrays in it, and the other way round."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -211,6 +212,26 @@ def test_modules_are_renamed() -> None:
     model = export.to_equinox(net, model, rename={"0": "layers.0", "2": "layers.1"})
     x = jnp.arange(3, dtype=jnp.float32)
     np.testing.assert_allclose(model(x), net(x), rtol=1e-6)
+
+
+def test_weight_norm_is_a_matter_of_names() -> None:
+    net = nn.ModuleDict({"fc": nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))})
+    original = "fc.parametrizations.weight.original"
+
+    class Theirs(eqx.Module):
+        fc: eqx.nn.WeightNorm
+
+    theirs = Theirs(eqx.nn.WeightNorm(eqx.nn.Linear(3, 2, key=KEY)))
+    rename = {f"{original}0": "fc.g", f"{original}1": "fc.layer.weight", "fc.bias": "fc.layer.bias"}
+    x = jnp.arange(3, dtype=jnp.float32)
+    theirs = export.to_equinox(randomised(net), theirs, rename=rename)
+    np.testing.assert_allclose(theirs.fc(x), net["fc"](x), rtol=1e-5)
+
+
+def test_missing_equinox_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "equinox", None)
+    with pytest.raises(ImportError, match=r"to_equinox\(net, model\) needs Equinox: pip install equinox"):
+        export.to_equinox(nn.Linear(1, 1), object())
 
 
 def test_module_is_itself_a_tree_for_equinox() -> None:

@@ -1,6 +1,7 @@
 """Flax: every standard layer computes the same with our arrays in its layout, and the other way round."""
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen, nnx
+from flax.core import freeze
 
+import jaxmodules as jm
 from jaxmodules import export, nn
 
 E, H, L = 4, 2, 5  # features, heads, length
@@ -414,7 +417,7 @@ def test_one_report_names_every_problem_and_nothing_changes() -> None:
         'Missing key(s) in variables: "params.layers_1.scale", "batch_stats.layers_1.mean", "batch_stats.layers_1.var"',
         "size mismatch for params.layers_0.kernel: the shape in the variables is (2, 3), the shape in current model is"
         " (3, 2)",
-        'expected an array for "params.layers_1.bias", got str',
+        'expected an array of numbers for "params.layers_1.bias", got str',
     ):
         assert line in str(error.value)
     jax.tree.map(np.testing.assert_array_equal, numbers(net), before)
@@ -424,6 +427,39 @@ def test_lenient_load_returns_what_it_left_out() -> None:
     net = nn.Linear(3, 2)
     report = export.from_nnx(net, {"bias": np.ones(2), "more": {0: np.ones(1)}}, strict=False)
     assert report == (["kernel"], ["more.0"]) and net.bias.numpy().all()
+
+
+@pytest.mark.parametrize(
+    "wrap", [freeze, lambda tree: jax.tree.map(lambda a: linen.Partitioned(a, (None,) * a.ndim), tree)]
+)
+def test_variables_may_be_frozen_and_boxed(wrap: Any) -> None:
+    net, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    export.from_linen(other, wrap(export.to_linen(net)))
+    jax.tree.map(np.testing.assert_array_equal, numbers(other), numbers(net))
+
+
+def test_meta_module_is_filled() -> None:
+    net = nn.Sequential(nn.Linear(3, 2), nn.LSTM(2, 2), nn.BatchNorm1d(2))
+    with jm.device("meta"):
+        empty = nn.Sequential(nn.Linear(3, 2), nn.LSTM(2, 2), nn.BatchNorm1d(2, track_running_stats=False))
+    variables = export.to_linen(net)
+    with pytest.raises(ValueError, match="cannot export '0.weight': it is on the meta device"):
+        export.to_linen(empty)
+    export.from_linen(empty, {"params": variables["params"]})
+    jax.tree.map(np.testing.assert_array_equal, export.to_linen(empty)["params"], variables["params"])
+
+
+def test_dtypes_stay_those_of_the_module() -> None:
+    net = nn.LSTM(2, 2).to(jnp.bfloat16)
+    assert {a.dtype for a in jax.tree.leaves(export.to_linen(net))} == {jnp.dtype("bfloat16")}
+    export.from_linen(net, export.to_linen(nn.LSTM(2, 2)))
+    assert net.weight_ih_l0.dtype == net.bias_hh_l0.dtype == jnp.bfloat16
+
+
+def test_missing_flax_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flax.nnx", None)
+    with pytest.raises(ImportError, match=r"from_nnx\(net, model\) needs Flax: pip install flax"):
+        export.from_nnx(nn.Linear(1, 1), object())
 
 
 def make_parametrized() -> nn.Module:
@@ -459,6 +495,7 @@ def test_what_flax_cannot_express_is_refused_by_name(name: str) -> None:
             r"'params', got \['kernel'\]: wrap",
         ),
         (lambda net: export.from_linen(net, [1]), TypeError, "expected a dict of variables, got list"),
+        (lambda net: export.to_linen(net, rename="fc"), TypeError, "rename must be a dict of names or a function"),
         (lambda net: export.from_nnx(net, [1]), TypeError, "expected an nnx.Module, its state or a dict, got list"),
     ],
 )
