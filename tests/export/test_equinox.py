@@ -65,7 +65,7 @@ ROWS: dict[str, Row] = {
 def randomised(net: nn.Module) -> nn.Module:
     """Give parameters values that tell them apart."""
     for i, parameter in enumerate(net.parameters()):
-        parameter.data[...] = np.random.default_rng(i).normal(size=parameter.shape)
+        parameter.value = np.random.default_rng(i).normal(size=parameter.shape).astype(parameter.dtype)
     return net
 
 
