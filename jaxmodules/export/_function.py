@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from jax.core import InconclusiveDimensionOperation
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxmodules._device import check_data, is_meta
 from jaxmodules.export._dynamic_shapes import argument_names, is_array, with_dynamic_shapes
+from jaxmodules.nn.functional.attention import portable
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.state import Structure
 from jaxmodules.transforms._call import Call, Changes, is_stateful
@@ -21,8 +21,8 @@ from jaxmodules.transforms._stage import settled, unboxed
 Weights = Literal["embedded", "inputs", "inputs+outputs"]
 RNG = "rng"
 _ADVICE = (
-    "(what is exported depends on a size that dynamic_shapes leaves open: give that bounds, by a torch.export.Dim, or in"
-    " a jax.ShapeDtypeStruct whose shape is jax.export.symbolic_shape('b, 3', constraints=['b >= 2']), or fix it)"
+    "(what is exported depends on a size that dynamic_shapes leaves open: fix it, or give it bounds by a"
+    " torch.export.Dim, or in a jax.ShapeDtypeStruct whose shape is jax.export.symbolic_shape('b, 3', constraints=['b >= 2']))"
 )
 _KEY = jax.ShapeDtypeStruct((2,), np.uint32)
 
@@ -104,11 +104,14 @@ def trace(function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any] | N
         none = [None] * len(structure.parameters)
         return call.run(structure, values, leaves, key=key, lifts=True, gradients=none)
 
+    before = portable.set(True)
     try:
         jaxpr, (out, changes) = jax.make_jaxpr(pure, return_shape=True)(_KEY, [*map(spec_of, values)], arrays)
-    except InconclusiveDimensionOperation as error:
+    except jax.errors.InconclusiveDimensionOperation as error:
         error.add_note(_ADVICE)
         raise
+    finally:
+        portable.reset(before)
     if changes.gradients:
         raise RuntimeError(
             f"{name_of(function)} leaves gradients in .grad, which an exported program has no place for: end it with"

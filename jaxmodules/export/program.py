@@ -144,6 +144,8 @@ class ExportedProgram:
             args = (f"{{{len(args[0])} arrays}}", *args[1:])
         given = [*map(_join, args), *(f"{name}={_join(arg)}" for name, arg in kwargs.items())]
         out = jax.tree.unflatten(self.exported.out_tree, [_spell(aval) for aval in self.exported.out_avals])
+        if self.weights == "inputs+outputs":
+            out = out[0], f"{{{len(out[1])} arrays}}"
         where = ", ".join(self.exported.platforms)
         return f"ExportedProgram({self.exported.fun_name}: ({', '.join(given)}) -> {_join(out)} for {where})"
 

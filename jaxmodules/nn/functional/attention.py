@@ -1,6 +1,7 @@
 """Scaled dot-product attention."""
 
 import math
+from contextvars import ContextVar
 from functools import partial
 
 import jax
@@ -12,6 +13,9 @@ from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, as_array_or_none, is_floating, scalar_type
 from jaxmodules._typing import Array, ArrayLike, Shape
 from jaxmodules.nn.functional.dropout import dropout
+
+portable: ContextVar[bool] = ContextVar("portable", default=False)
+"""Whether a program is traced for other machines and other versions of JAX, which may lack this one's kernels."""
 
 
 def scaled_dot_product_attention(
@@ -95,7 +99,7 @@ def _flash_or_plain(query: Array, key: Array, value: Array, scale: float, is_cau
 
 def _flash_applies(query: Array, key: Array, value: Array, is_causal: bool) -> bool:
     """Tell whether cuDNN has a kernel for these; never without a GPU, where asking JAX for one raises."""
-    if query.dtype not in (jnp.bfloat16, np.float16) or jax.default_backend() != "gpu":
+    if query.dtype not in (jnp.bfloat16, np.float16) or jax.default_backend() != "gpu" or portable.get():
         return False
     if query.ndim < 3 or key.shape != value.shape or query.shape[:-3] != key.shape[:-3] or not query.size * key.size:
         return False
@@ -144,7 +148,7 @@ def average_values(weights: Array, value: Array) -> Array:
 def _batched(equation: str, queries: Array, keys: Array, dtype: np.dtype) -> Array:
     """Multiply matrices; a head of ``keys`` serves a group of heads of ``queries``, folded into its rows."""
     heads, groups = (x.shape[-3] if x.ndim > 2 else 1 for x in (queries, keys))
-    if 1 < groups < heads:
+    if groups != heads and 1 < groups < heads:
         *lead, _, rows, columns = queries.shape
         result = _batched(equation, queries.reshape(*lead, groups, heads // groups * rows, columns), keys, dtype)
         return result.reshape(*result.shape[:-3], heads, rows, result.shape[-1])
