@@ -23,6 +23,10 @@ from tests.models import alexnet, bert, gpt2, llama, resnet, resnet_hf, torchvis
 Batch = dict[str, np.ndarray]
 
 
+def classification_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return F.cross_entropy(logits, labels)
+
+
 def causal_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Score each token's prediction of the next."""
     return F.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1))
@@ -54,7 +58,7 @@ class Case:
     settings: dict[str, Any]
     inputs: Callable[[np.random.RandomState], Batch]
     labels: Callable[[Batch, np.random.RandomState], Batch]
-    loss: Callable[..., jax.Array] = F.cross_entropy
+    loss: Callable[..., jax.Array] = classification_loss
     their_loss: Callable[..., torch.Tensor] = hf_loss
     optimizer: tuple[str, dict[str, Any]] = ("AdamW", {"lr": 1e-3, "eps": 1e-4})
     published: dict[str, Any] = field(default_factory=dict)  # the settings of a size that has a checkpoint

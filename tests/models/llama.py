@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxmodules as jm
 from jaxmodules import nn
 from jaxmodules.nn import functional as F
 
@@ -54,26 +55,44 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return x * cos.astype(x.dtype) + jnp.concatenate([-second, first], axis=-1) * sin.astype(x.dtype)
 
 
+class KeyValueCache(nn.Module):
+    """Keep the keys and values of earlier tokens, ``(B, heads, length, E)``; no part of a state dict."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: jnp.dtype) -> None:
+        super().__init__()
+        self.register_buffer("keys", jnp.zeros(shape, dtype), persistent=False)
+        self.register_buffer("values", jnp.zeros(shape, dtype), persistent=False)
+
+    def forward(self, key: jax.Array, value: jax.Array, start: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+        self.keys = jax.lax.dynamic_update_slice_in_dim(self.keys, key, start, axis=2)
+        self.values = jax.lax.dynamic_update_slice_in_dim(self.values, value, start, axis=2)
+        return self.keys, self.values
+
+
 class LlamaAttention(nn.Module):
-    """Causal attention in which a head of keys and values serves a group of heads of queries."""
+    """Attention in which a head of keys and values serves a group of heads of queries."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.head_dim = config.hidden_size // config.num_attention_heads
-        groups = (config.num_key_value_heads or config.num_attention_heads) * self.head_dim
+        self.num_groups = config.num_key_value_heads or config.num_attention_heads
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, groups, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, groups, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, self.num_groups * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, self.num_groups * self.head_dim, bias=False)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.cache = None
 
-    def forward(self, x: jax.Array, rotation: tuple[jax.Array, jax.Array], mask: jax.Array | None) -> jax.Array:
+    def forward(
+        self, x: jax.Array, rotation: tuple[jax.Array, jax.Array], mask: jax.Array | None, start: jax.Array | int
+    ) -> jax.Array:
         heads = (*x.shape[:2], -1, self.head_dim)
         query, key, value = (
             project(x).reshape(heads).swapaxes(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        y = F.scaled_dot_product_attention(
-            rotate(query, *rotation), rotate(key, *rotation), value, mask, is_causal=mask is None, enable_gqa=True
-        )
+        query, key = rotate(query, *rotation), rotate(key, *rotation)
+        if self.cache is not None:
+            key, value = self.cache(key, value, start)
+        y = F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, enable_gqa=True)
         return self.o_proj(y.swapaxes(1, 2).reshape(x.shape))
 
 
@@ -99,8 +118,14 @@ class LlamaDecoderLayer(nn.Module):
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, x: jax.Array, rotation: tuple[jax.Array, jax.Array], mask: jax.Array | None = None) -> jax.Array:
-        x = x + self.self_attn(self.input_layernorm(x), rotation, mask)
+    def forward(
+        self,
+        x: jax.Array,
+        rotation: tuple[jax.Array, jax.Array],
+        mask: jax.Array | None = None,
+        start: jax.Array | int = 0,
+    ) -> jax.Array:
+        x = x + self.self_attn(self.input_layernorm(x), rotation, mask, start)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -113,18 +138,30 @@ class LlamaModel(nn.Module):
         self.rotary_emb = LlamaRotaryEmbedding(config)
 
     def forward(
-        self, input_ids: jax.Array, attention_mask: jax.Array | None = None, position_ids: jax.Array | None = None
+        self,
+        input_ids: jax.Array,
+        attention_mask: jax.Array | None = None,
+        position_ids: jax.Array | None = None,
+        start: jax.Array | int = 0,
     ) -> jax.Array:
+        places = start + jnp.arange(input_ids.shape[1])
         if position_ids is None:
-            position_ids = jnp.arange(input_ids.shape[1])[None]
+            position_ids = places[None]
         mask = None
-        if attention_mask is not None:  # (B, S), zero where a token is padding
+        cache = self.layers[0].self_attn.cache
+        if cache is not None:
+            if attention_mask is not None:
+                raise ValueError(
+                    "expected no attention_mask beside a cache: give sequences of one length, without padding"
+                )
+            mask = jnp.arange(cache.keys.shape[2])[None, None, None] <= places[None, None, :, None]  # (1, 1, L, S)
+        elif attention_mask is not None:  # (B, S), zero where a token is padding
             causal = jnp.tri(input_ids.shape[1], dtype=bool)
             mask = causal[None, None] & attention_mask.astype(bool)[:, None, None]  # (B, 1, L, S)
         rotation = self.rotary_emb(position_ids)
         x = self.embed_tokens(input_ids)
         for layer in self.layers:
-            x = layer(x, rotation, mask)
+            x = layer(x, rotation, mask, start)
         return self.norm(x)
 
 
@@ -142,6 +179,28 @@ class LlamaForCausalLM(nn.Module):
                 nn.init.normal_(module.weight, std=config.initializer_range)
 
     def forward(
-        self, input_ids: jax.Array, attention_mask: jax.Array | None = None, position_ids: jax.Array | None = None
+        self,
+        input_ids: jax.Array,
+        attention_mask: jax.Array | None = None,
+        position_ids: jax.Array | None = None,
+        start: jax.Array | int = 0,
     ) -> jax.Array:
-        return self.lm_head(self.model(input_ids, attention_mask, position_ids))
+        return self.lm_head(self.model(input_ids, attention_mask, position_ids, start))
+
+    def allocate_cache(self, batch_size: int, length: int) -> None:
+        """Make room for the keys and values of that many tokens; after it, calls say at which one they ``start``."""
+        for layer in self.model.layers:
+            attention = layer.self_attn
+            shape = (batch_size, attention.num_groups, length, attention.head_dim)
+            attention.cache = KeyValueCache(shape, attention.k_proj.weight.dtype)
+
+    def generate(self, input_ids: jax.Array, max_new_tokens: int) -> jax.Array:
+        """Continue each sequence by what is likeliest, one token after the other."""
+        length = input_ids.shape[1]
+
+        def extend(token: jax.Array, place: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return self(token[:, None], start=place)[:, -1].argmax(-1), token
+
+        first = self(input_ids)[:, -1].argmax(-1)
+        _, tokens = jm.scan(extend, first, jnp.arange(length, length + max_new_tokens))
+        return jnp.concatenate([input_ids, tokens.T], axis=1)

@@ -1,7 +1,7 @@
 """Models as one would port them, against the PyTorch they come from: names, files, outputs and a training step."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxmodules as jm
 from jaxmodules import nn
@@ -49,6 +50,13 @@ def predict(net: nn.Module, inputs: Any) -> tuple[jax.Array, ...]:
     return output if isinstance(output, tuple) else (output,)
 
 
+@partial(jm.jit, static_argnames="loss_fn")
+def train_step(net: nn.Module, optimizer: jm.optim.Optimizer, loss_fn: Any, inputs: Any, labels: Any) -> Any:
+    loss, grads = jm.value_and_grad(lambda net: loss_fn(net(**inputs), **labels))(net)
+    optimizer.step(grads)
+    return loss, grads
+
+
 @torch.no_grad()
 def their_predictions(theirs: Any, inputs: Batch) -> tuple[torch.Tensor, ...]:
     options = {"use_cache": False, "return_dict": False} if "input_ids" in inputs else {}
@@ -74,15 +82,9 @@ def trained(case: Case) -> SimpleNamespace:
     inputs, labels = batch_of(case)
     logits = (predict(net.eval(), inputs), their_predictions(theirs, inputs))
 
-    @jm.jit
-    def step(net: nn.Module, optimizer: jm.optim.Optimizer, inputs: Any, labels: Any) -> Any:
-        loss, grads = jm.value_and_grad(lambda net: case.loss(net(**inputs), *labels))(net)
-        optimizer.step(grads)
-        return loss, grads
-
     name, options = case.optimizer
     optimizer = getattr(jm.optim, name)(net.parameters(), **options)
-    loss, grads = step(net.train(), optimizer, inputs, list(labels.values()))
+    loss, grads = train_step(net.train(), optimizer, case.loss, inputs, labels)
     their_loss = case.their_loss(theirs.train(), tensors(inputs), tensors(labels))
     their_loss.backward()
     getattr(torch.optim, name)(theirs.parameters(), **options).step()
@@ -181,6 +183,37 @@ def test_positions_of_vit_stretch_to_other_images():
         net(images)
 
 
+def test_text_generated_with_a_cache_is_equal():
+    case = CASE["Llama"]
+    theirs, net = build_theirs(case), case.ours(**case.settings)
+    net.load_state_dict(theirs.state_dict())
+    prompt = np.random.RandomState(0).randint(0, 50, (3, 7))
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    mask = torch.ones(prompt.shape, dtype=torch.long)
+    expected = theirs.generate(torch.from_numpy(prompt), attention_mask=mask, **options)
+    net.eval().allocate_cache(batch_size=3, length=13)
+    generate = jm.jit(net.generate, static_argnames="max_new_tokens")
+    for _ in range(2):  # what the first text left in the cache is no part of the second
+        np.testing.assert_array_equal(generate(prompt, max_new_tokens=6), expected)
+    assert net.state_dict().keys() == theirs.state_dict().keys()
+
+
+def test_step_over_several_devices_is_equal():
+    case = CASE["Llama"]
+    mesh = jax.make_mesh((4,), ("model",), axis_types=(AxisType.Auto,))
+    net = case.ours(**case.settings)
+    net.load_state_dict(build_theirs(case).state_dict())
+    for name, parameter in net.named_parameters():  # as in Megatron-LM: columns, then rows
+        spec = (None, "model") if "o_proj" in name or "down" in name else ("model",) if "_proj" in name else ()
+        parameter.data = jax.device_put(parameter.value, NamedSharding(mesh, PartitionSpec(*spec)))
+    optimizer = jm.optim.AdamW(net.parameters(), **case.optimizer[1])
+    loss, grads = train_step(net.train(), optimizer, case.loss, *batch_of(case))
+    assert_close({"loss": loss}, trained(case).loss[1], 1e-5)
+    assert_close(grads, trained(case).grads[1], case.tolerance)
+    assert_close(net.state_dict(), trained(case).state[1], 1e-5)
+    assert not net.model.layers[1].mlp.up_proj.weight.value.sharding.is_fully_replicated
+
+
 def test_functionalized_model_gives_the_same_gradients_and_statistics():
     case = CASE["ResNet of Hugging Face"]
     net = case.ours(**case.settings)
@@ -192,7 +225,7 @@ def test_functionalized_model_gives_the_same_gradients_and_statistics():
     def gradients(params, buffers):
         def loss_fn(params):
             logits, after = apply(params, buffers, **inputs)
-            return case.loss(logits, labels["labels"]), after
+            return case.loss(logits, **labels), after
 
         return jax.grad(loss_fn, has_aux=True)(params)
 
