@@ -224,7 +224,7 @@ def beside(array: Any, old: Any) -> Any:
     """Return an array where the one is that it takes the place of, if that was put somewhere."""
     if isinstance(array, Tracer) or isinstance(old, Tracer) or not isinstance(old, jax.Array):
         return array
-    was_put = old.committed or array.devices() != old.devices()
+    was_put = old.committed or array.sharding.device_set != old.sharding.device_set  # also of a donated one
     return jax.device_put(array, old.sharding) if was_put else array
 
 

@@ -328,6 +328,14 @@ def test_a_load_leaves_nothing_to_the_garbage_collector() -> None:
     assert not is_alive
 
 
+def test_what_was_donated_can_be_loaded_again() -> None:
+    net = nn.Linear(2, 2)
+    state = {name: jnp.array(value) for name, value in net.state_dict().items()}
+    jax.jit(lambda weight: 2 * weight, donate_argnums=0)(net.weight.value)
+    net.load_state_dict(state)
+    np.testing.assert_array_equal(net.weight.value, state["weight"])
+
+
 def test_lazy_parameters_can_not_be_shared_yet(both: Check) -> None:
     both(lambda s: s.Sequential(s.LazyLinear(2)).share_memory(), raises=RuntimeError)
 
