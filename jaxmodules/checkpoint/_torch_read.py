@@ -118,7 +118,7 @@ class _Zip:
             item = kind.dtype.itemsize if kind.dtype is not None else 1
             if count * item > len(storages[name]):
                 raise CheckpointError(
-                    f"the storage {name!r} has {len(storages[name]):,} bytes, too few for {count:,} elements of {item}"
+                    f"its storage {name!r} has {len(storages[name]):,} bytes, too few for {count:,} elements of {item}"
                 )
             return Storage(name, 0, kind.dtype, storages[name][: count * item], location, order == _BIG)
 
@@ -162,7 +162,7 @@ class _Zip:
         """Return the content of an entry: where it lies in the file, unless it is compressed."""
         info = self.entries.get(name)
         if info is None:
-            raise CheckpointError(f"it has no entry {name!r}, which its pickle refers to")
+            raise CheckpointError(f"it has no entry {name[:200]!r}, which its pickle refers to")
         head = bytes(self.data[info.header_offset : info.header_offset + 30]) if info.header_offset >= 0 else b""
         if len(head) != 30 or head[:4] != b"PK\x03\x04" or info.flag_bits & 1:
             raise CheckpointError(f"its entry {name!r} is damaged, or encrypted")
@@ -323,7 +323,7 @@ def _part(whole: Storage, view: Any) -> Storage:
     start, end = view[1] * item, (view[1] + view[2]) * item
     if whole.data is None or end > len(whole.data):
         raise CheckpointError(f"its pickle refers to a part of the storage {whole.key!r} that reaches beyond its end")
-    return whole._replace(start=start, data=whole.data[start:end])
+    return whole._replace(start=whole.start + start, data=whole.data[start:end])
 
 
 def _read_tar(data: memoryview, leaf: Leaf, box: Box) -> Any:

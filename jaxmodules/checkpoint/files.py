@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from safetensors import SafetensorError, TensorSpec, deserialize, serialize, serialize_file
 
-from jaxmodules._device import META, move, parse_device
+from jaxmodules._device import META, device, parse_device
 from jaxmodules._files import whole
 from jaxmodules.checkpoint import _torch_read, _torch_write, _tree
 from jaxmodules.checkpoint._errors import CheckpointError as CheckpointError
@@ -23,6 +23,7 @@ _VERSION = 1
 _FOREIGN = {
     b"\x93NUMPY": "a NumPy .npy file",
     b"\x89HDF": "an HDF5 file",
+    b"version https://git-lfs": "a Git LFS pointer, which git lfs pull replaces by the file",
 }
 
 
@@ -93,7 +94,7 @@ def load(
     path: str | os.PathLike[str] | IO[bytes],
     map_location: Any = None,
     *,
-    weights_only: bool = True,
+    weights_only: bool | None = True,
     mmap: bool | None = None,
 ) -> Any:
     r"""Load what :func:`save` or ``torch.save`` saved, or any safetensors file, as a dict of its arrays.
@@ -113,7 +114,7 @@ def load(
             for shapes alone), a JAX device or a Sharding; a dict from the places the file names to these; or a function
             of a view of the elements and the place the file names, which returns one of these, ``None``, or the view
             to leave it on the CPU. ``None`` leaves it to JAX, wherever PyTorch had them.
-        weights_only: ``True``; that is the only way here.
+        weights_only: ``True``, or ``None`` for the same; there is no other way here.
         mmap: whether to map the file into memory rather than to read it first. ``None`` maps what is a real file.
 
     Raises:
@@ -131,7 +132,7 @@ def load(
     """
     if not hasattr(path, "read") and not isinstance(path, str | os.PathLike):
         raise TypeError(f"expected a path or a binary file to load from, got {type(path).__name__}: call load(path)")
-    if not weights_only:
+    if weights_only is not None and not weights_only:
         raise ValueError(
             "expected weights_only=True, got False: jaxmodules never runs code from a file. Load it in torch with"
             " weights_only=False if you trust it, and save the state_dicts and plain values of it"
@@ -181,7 +182,10 @@ def _to_place(array: np.ndarray, place: Any) -> Any:
         return jax.ShapeDtypeStruct(array.shape, array.dtype)
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
         return np.array(array, order="C")
-    return move(copy_to_jax(array), place)
+    if place is None:
+        return copy_to_jax(array)
+    with device(place):
+        return copy_to_jax(array)
 
 
 def _box(value: Any, requires_grad: bool) -> Any:
@@ -244,4 +248,7 @@ def _diagnose(data: bytes, source: str, error: SafetensorError) -> str:
         if data and data[8:9] != b"{"
         else "take an earlier checkpoint, or copy the file again"
     )
-    return f"cannot load {source}: expected a safetensors file, but it {what} ({len(data):,} bytes): {advice}"
+    return (
+        f"cannot load {source}: expected a safetensors file, or one that torch.save wrote, but it {what}"
+        f" ({len(data):,} bytes): {advice}"
+    )
