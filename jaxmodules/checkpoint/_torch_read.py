@@ -50,10 +50,15 @@ def read(data: memoryview, leaf: Leaf, box: Box = lambda array, requires_grad: a
         CheckpointError: the file is damaged, or of another kind; a ``pickle.UnpicklingError`` too if it asks for what
             could run code.
     """
+
+    def checked(array: np.ndarray, location: str) -> Any:
+        _check_length(data)
+        return leaf(array, location)
+
     for kind, is_kind, reader in _FORMATS:
         if is_kind(data):
             try:
-                return reader(data, leaf, box)
+                return reader(data, checked, box)
             except CheckpointError as error:
                 raise type(error)(f"it is {kind}, but cannot be read: {error}") from None
     raise CheckpointError("it is of none of the formats that torch.save writes")
@@ -85,6 +90,12 @@ def forget(data: memoryview, array: np.ndarray) -> None:
     if 0 <= start and end <= len(data):
         start -= start % mmap.PAGESIZE
         data.obj.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+
+def _check_length(data: memoryview) -> None:
+    """Raise if a mapped file is shorter than it was: to read on would kill the process."""
+    if isinstance(data.obj, mmap.mmap) and data.obj.size() < len(data):
+        raise CheckpointError("it has been cut short since it was opened: let the program that writes it finish")
 
 
 class _Zip:
@@ -160,6 +171,7 @@ class _Zip:
 
     def view_of(self, name: str) -> memoryview:
         """Return the content of an entry: where it lies in the file, unless it is compressed."""
+        _check_length(self.data)
         info = self.entries.get(name)
         if info is None:
             raise CheckpointError(f"it has no entry {name[:200]!r}, which its pickle refers to")
@@ -292,6 +304,7 @@ def _read_stream(data: memoryview, leaf: Leaf, box: Box) -> Any:
         return Storage(name, 0, kinds[name].dtype, None)
 
     stream.pickle(World(note, lambda *_: object(), lambda value, _: value, len(data)))  # the storages come after it
+    program = bytes(data[start : stream.position])
     keys = stream.pickle(_plain(0))
     if type(keys) is not list or len(keys) != len(kinds) or not all(map(_is_name, keys)):
         raise CheckpointError(f"it has a list of storages that is {describe(keys)}, expected one of {len(kinds)}")
@@ -310,7 +323,7 @@ def _read_stream(data: memoryview, leaf: Leaf, box: Box) -> Any:
             raise CheckpointError(f"its storage {name!r} has {len(content):,} bytes, too few for {count:,} elements")
         return _part(Storage(name, 0, dtype, content, location), key[5])
 
-    return Machine(data, World(persistent, leaf, box, len(data)), start).run()
+    return Machine(program, World(persistent, leaf, box, len(data))).run()
 
 
 def _part(whole: Storage, view: Any) -> Storage:

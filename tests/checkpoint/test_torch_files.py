@@ -337,6 +337,13 @@ def test_leaves_are_views_of_the_file(tmp_path: Path) -> None:
     assert not array.flags.owndata and not array.flags.writeable and array.tolist() == x.tolist()
 
 
+def test_file_that_is_cut_short_while_it_is_read_kills_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save([torch.ones(10_000), torch.zeros(10_000)], path)
+    with pytest.raises(CheckpointError, match="cut short since it was opened: let the program that writes it finish"):
+        _torch_read.read(_torch_read.open_bytes(path), lambda array, location: os.truncate(path, 0))
+
+
 PLACES = [
     ("cpu:1", 1), (jm.device("cpu:2"), 2), (jax.devices("cpu")[3], 3), ({"cpu": "cpu:1"}, 1), ({"cuda:0": "cpu:1"}, 0),
     (lambda array, location: {"cpu": "cpu:2"}[location], 2), (lambda array, location: array, 0), (lambda *_: None, 0),
