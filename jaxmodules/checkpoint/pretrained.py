@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -108,7 +108,8 @@ def from_pretrained_files(
             with landing(choose):
                 return net.load_state_dict(state, strict=strict)
         except RuntimeError as error:
-            for note in _notes(state, (name for name, _ in net.named_parameters(remove_duplicate=False))):
+            own = {name for name, _ in net.named_parameters(remove_duplicate=False)}
+            if rename is None and (note := _note(tensors, own, prefix)):
                 error.add_note(note)
             raise
 
@@ -130,14 +131,16 @@ def _select(tensors: Mapping[str, Any], prefix: str, rename: Callable[[str], str
     return chosen
 
 
-def _notes(found: Iterable[str], own: Iterable[str]) -> Iterator[str]:
-    """Yield what to try where the names in the files and in the module differ by a prefix."""
-    theirs, ours = set(found), set(own)
-    surplus, lacking = _prefix(theirs - ours, ours), _prefix(ours - theirs, theirs)
-    if surplus:
-        yield f"(the names in the files begin with {surplus!r}: give prefix={surplus!r})"
-    elif lacking:
-        yield f"(the names in the module begin with {lacking!r}: give rename=[('^', {lacking!r})])"
+def _note(tensors: Iterable[str], own: set[str], prefix: str) -> str | None:
+    """Return what to try where the names in the files and in the module differ by a prefix."""
+    found = {name.removeprefix(prefix) for name in tensors if name.startswith(prefix)}
+    if not found:
+        return f"(no name in the files begins with {prefix!r}: they are like {next(iter(tensors), None)!r})"
+    if surplus := _prefix(found - own, own):
+        return f"(the names in the files begin with {prefix + surplus!r}: give prefix={prefix + surplus!r})"
+    if lacking := _prefix(own - found, found):
+        return f"(the names in the module begin with {lacking!r}: give rename=[('^', {lacking!r})])"
+    return None
 
 
 def _prefix(longer: set[str], shorter: set[str]) -> str | None:

@@ -148,7 +148,10 @@ def _find(folder: str) -> str | list[str]:
 
 def _open_file(path: str, entry: str | None) -> Tensors:
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no file {path!r} to open")
+        raise FileNotFoundError(
+            f"there is no file {path!r}: expected a file or a folder; for a model of the Hugging Face Hub, the one that"
+            " huggingface_hub.snapshot_download returns"
+        )
     file = MappedFile(path)
     content, metadata = read(file)
     tensors = _find_tensors(content, path, entry)

@@ -67,20 +67,24 @@ def test_prefix_takes_the_body_of_a_model_with_a_head(tmp_path: Path) -> None:
     assert_equal(net, body)
 
 
-@pytest.mark.parametrize(
-    ("saved", "wanted", "note"),
-    [
-        ("bert", None, "(the names in the files begin with 'bert.': give prefix='bert.')"),
-        (None, "bert", "(the names in the module begin with 'bert.': give rename=[('^', 'bert.')])"),
-        ("bert", "bart", None),
-    ],
-    ids=["surplus", "lacking", "other"],
-)
-def test_report_tells_a_prefix_that_differs(tmp_path: Path, saved: Any, wanted: Any, note: Any) -> None:
-    theirs = build(torch.nn) if saved is None else torch.nn.ModuleDict({saved: build(torch.nn), "y": torch.nn.ReLU()})
+SURPLUS = "(the names in the files begin with 'bert.': give prefix='bert.')"
+NOTES = [
+    ("bert", None, "", SURPLUS),
+    ("bert", None, "bert", SURPLUS),
+    (None, "bert", "", "(the names in the module begin with 'bert.': give rename=[('^', 'bert.')])"),
+    ("bert", None, "gpt.", "(no name in the files begins with 'gpt.': they are like 'bert.0.bias')"),
+    ("bert", "bart", "", None),
+]
+
+
+@pytest.mark.parametrize(("saved", "wanted", "prefix", "note"), NOTES, ids=map(str, range(len(NOTES))))
+def test_report_tells_a_prefix_that_differs(tmp_path: Path, saved: Any, wanted: Any, prefix: str, note: Any) -> None:
+    theirs = build(torch.nn) if saved is None else torch.nn.ModuleDict({saved: build(torch.nn)})
     net = build(jm.nn) if wanted is None else jm.nn.ModuleDict({wanted: build(jm.nn)})
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    tensors = dict(sorted(jm.checkpoint.open(tmp_path).items()))
     with pytest.raises(RuntimeError, match="Missing key") as caught:
-        jm.from_pretrained_files(net, write(theirs.state_dict(), tmp_path))
+        jm.from_pretrained_files(net, tensors, prefix=prefix)
     assert getattr(caught.value, "__notes__", []) == ([] if note is None else [note])
 
 

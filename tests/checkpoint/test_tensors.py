@@ -361,7 +361,11 @@ def test_shard_missing_without_an_index_is_named(tmp_path: Path) -> None:
     [
         (lambda d: d, FileNotFoundError, "expected one of model.safetensors, .*, got an empty folder"),
         (lambda d: (d / "config.json").touch() or d, FileNotFoundError, "got config.json: give the path of the file"),
-        (lambda d: d / "nothing.safetensors", FileNotFoundError, "there is no file '.*nothing.safetensors'"),
+        (
+            lambda d: d / "nothing.safetensors",
+            FileNotFoundError,
+            "no file '.*nothing.safetensors': .*snapshot_download",
+        ),
         (lambda d: d / "nothing.index.json", FileNotFoundError, "nothing.index.json"),
         (lambda d: 3, TypeError, "expected a path to open, got int"),
     ],
