@@ -1,12 +1,11 @@
 """What a file holds, with a :class:`LazyTensor` in the place of every array."""
 
-import json
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
-from jaxmodules.checkpoint import _torch_read, _tree
+from jaxmodules.checkpoint import _safetensors, _torch_read
 from jaxmodules.checkpoint._errors import CheckpointError
 from jaxmodules.checkpoint._mapped import LazyTensor, MappedFile
 from jaxmodules.checkpoint.files import ENTRY, unpack
@@ -18,49 +17,32 @@ def read(file: MappedFile) -> tuple[Any, dict[str, Any]]:
     Raises:
         CheckpointError: the file is truncated, damaged or of another kind.
     """
-    if file.map is None or not _torch_read.is_torch(memoryview(file.map)):
-        return _read_safetensors(file)
-    origin = _address(np.frombuffer(file.map, np.uint8))
+    data = memoryview(b"" if file.map is None else file.map)
+    origin = _address(np.frombuffer(data, np.uint8))
 
-    def leaf(array: np.ndarray, location: str) -> Any:
-        offset = _address(array) - origin
-        if array.size and 0 <= offset < file.size:
+    def leaf(array: np.ndarray, location: str = "cpu") -> Any:
+        offset = _address(array) - origin if array.size else 0
+        if 0 <= offset < file.size:
             return LazyTensor(file, array.dtype, array.shape, offset, array.strides)
         return np.array(array)  # it was packed, or in another byte order
 
     try:
-        return _torch_read.read(memoryview(file.map), leaf), {}
-    except CheckpointError as error:
-        raise type(error)(f"cannot open {file.path!r}: {error}") from error
-
-
-def _address(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]
-
-
-def _read_safetensors(file: MappedFile) -> tuple[Any, dict[str, Any]]:
-    try:
-        with safe_open(file.path, framework="np"):
-            pass  # checks the header, and that it and the length of the file agree
+        if _torch_read.is_torch(data):
+            return _torch_read.read(data, leaf), {}
+        arrays, metadata = _safetensors.views(data, file.path)
     except SafetensorError as error:
         raise CheckpointError(
             f"cannot open {file.path!r} ({file.size:,} bytes): expected a file of safetensors or of PyTorch, but it is"
             f" truncated, damaged or of another kind ({error}): copy or download it again"
         ) from error
-    assert file.map is not None
-    start = 8 + int.from_bytes(file.map[:8], "little")
-    header = json.loads(file.map[8:start])
-    metadata = header.pop("__metadata__", None) or {}
-    tensors: dict[str, Any] = {}
-    for name, info in header.items():
-        if info["dtype"] not in _tree.CARRIED:
-            raise CheckpointError(
-                f"cannot open {file.path!r}: {name!r} has dtype {info['dtype']}"
-                f" (expected one of {', '.join(_tree.CARRIED)}): convert it first"
-            )
-        dtype = _tree.CARRIED[info["dtype"]].newbyteorder("<")
-        tensors[name] = LazyTensor(file, dtype, tuple(info["shape"]), start + info["data_offsets"][0])
+    except CheckpointError as error:
+        raise type(error)(f"cannot open {file.path!r}: {error}") from error
+    tensors = {name: leaf(array) for name, array in arrays.items()}
     if ENTRY not in metadata:
         return tensors, metadata
-    text = metadata.pop(ENTRY)
-    return unpack(text, tensors, repr(file.path), lambda tensor, location: tensor), metadata
+    rest = {name: text for name, text in metadata.items() if name != ENTRY}
+    return unpack(metadata[ENTRY], tensors, repr(file.path), lambda tensor, location: tensor), rest
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]

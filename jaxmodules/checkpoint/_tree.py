@@ -173,7 +173,7 @@ class _Unpacker:
             kind, name, *detail = how
             array = self._tensors[name]
             if kind == "key":
-                self._built[how] = jax.random.wrap_key_data(jnp.asarray(array), impl=detail[0])
+                self._built[how] = jax.random.wrap_key_data(jnp.array(np.asarray(array)), impl=detail[0])
             else:
                 self._built[how] = self._leaf(np.asarray(array).view(RAW[detail[0]]).squeeze(-1) if detail else array)
         return self._built[how]

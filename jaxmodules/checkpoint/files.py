@@ -7,11 +7,11 @@ from typing import IO, Any, Literal
 
 import jax
 import numpy as np
-from safetensors import SafetensorError, TensorSpec, deserialize, serialize, serialize_file
+from safetensors import SafetensorError, TensorSpec, serialize, serialize_file
 
-from jaxmodules._device import META, device, parse_device
+from jaxmodules._device import META, parse_device
 from jaxmodules._files import whole
-from jaxmodules.checkpoint import _torch_read, _torch_write, _tree
+from jaxmodules.checkpoint import _safetensors, _torch_read, _torch_write, _tree
 from jaxmodules.checkpoint._errors import CheckpointError as CheckpointError
 from jaxmodules.nn._writable import is_differentiable
 from jaxmodules.nn.parameter import Parameter
@@ -142,14 +142,14 @@ def load(
     source = repr(os.fspath(path)) if isinstance(path, str | os.PathLike) else f"the {type(path).__name__}"
     leaf = _placer(map_location)
     data = _torch_read.open_bytes(path, mmap)
-    if not _torch_read.is_torch(data):
-        return _load_safetensors(bytes(data), source, leaf)
 
     def take(array: np.ndarray, location: str) -> Any:
         taken = leaf(array, location)
         _torch_read.forget(data, array)
         return taken
 
+    if not _torch_read.is_torch(data):
+        return _load_safetensors(data, path, source, take)
     try:
         return _torch_read.read(data, take, _box)
     except CheckpointError as error:
@@ -182,10 +182,7 @@ def _to_place(array: np.ndarray, place: Any) -> Any:
         return jax.ShapeDtypeStruct(array.shape, array.dtype)
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
         return np.array(array, order="C")
-    if place is None:
-        return copy_to_jax(array)
-    with device(place):
-        return copy_to_jax(array)
+    return copy_to_jax(array, place=place)
 
 
 def _box(value: Any, requires_grad: bool) -> Any:
@@ -195,27 +192,16 @@ def _box(value: Any, requires_grad: bool) -> Any:
     return Parameter(value, requires_grad=requires_grad and is_differentiable(value))
 
 
-def _load_safetensors(data: bytes, source: str, leaf: Callable[[np.ndarray, str], Any]) -> Any:
+def _load_safetensors(data: memoryview, path: Any, source: str, leaf: Callable[[np.ndarray, str], Any]) -> Any:
     try:
-        entries = dict(deserialize(data))
+        arrays, metadata = _safetensors.views(data, path)
     except SafetensorError as error:
         raise CheckpointError(_diagnose(data, source, error)) from error
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    text = (header.pop("__metadata__", None) or {}).get(ENTRY)
-    tensors = {name: _to_numpy(name, entries[name], source) for name in header}
-    if text is None:
-        return {name: leaf(array, "cpu") for name, array in tensors.items()}
-    return unpack(text, tensors, source, leaf)
-
-
-def _to_numpy(name: str, spec: dict[str, Any], source: str) -> np.ndarray:
-    if spec["dtype"] not in _tree.CARRIED:
-        raise CheckpointError(
-            f"cannot load {source}: {name!r} has dtype {spec['dtype']}"
-            f" (expected one of {', '.join(_tree.CARRIED)}): convert it first"
-        )
-    dtype = _tree.CARRIED[spec["dtype"]].newbyteorder("<")
-    return np.frombuffer(spec["data"], dtype).reshape(spec["shape"])
+    except CheckpointError as error:
+        raise CheckpointError(f"cannot load {source}: {error}") from error
+    if ENTRY not in metadata:
+        return {name: leaf(array, "cpu") for name, array in arrays.items()}
+    return unpack(metadata[ENTRY], arrays, source, leaf)
 
 
 def unpack(text: str, tensors: dict[str, Any], source: str, leaf: Callable[[Any, str], Any]) -> Any:
@@ -235,14 +221,16 @@ def unpack(text: str, tensors: dict[str, Any], source: str, leaf: Callable[[Any,
     )
 
 
-def _diagnose(data: bytes, source: str, error: SafetensorError) -> str:
+def _diagnose(data: memoryview, source: str, error: SafetensorError) -> str:
     """Say what a file that cannot be read is, as far as its first bytes tell."""
     if not data:
         what = "is empty"
     elif data[8:9] == b"{":
         what = f"is truncated or damaged: {error}"
     else:
-        what = f"is {next((kind for start, kind in _FOREIGN.items() if data.startswith(start)), 'of another kind')}"
+        what = (
+            f"is {next((kind for start, kind in _FOREIGN.items() if data[: len(start)] == start), 'of another kind')}"
+        )
     advice = (
         "load it with the library that wrote it and save its arrays again (load_state_dict takes torch tensors)"
         if data and data[8:9] != b"{"

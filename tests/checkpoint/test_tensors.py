@@ -244,6 +244,16 @@ def test_loaded_arrays_outlive_the_file(tmp_path: Path) -> None:
         tensors["w"][0]
 
 
+def test_what_load_returns_outlives_the_file(tmp_path: Path) -> None:
+    saved = {"w": np.arange(4096, dtype=np.float32), "long": np.arange(4096), "key": jax.random.key(7)}
+    jm.save(saved, tmp_path / "a.safetensors")
+    loaded = jm.load(tmp_path / "a.safetensors")
+    (tmp_path / "a.safetensors").write_bytes(b"\xff" * 100)
+    np.testing.assert_array_equal(loaded["w"], saved["w"])
+    np.testing.assert_array_equal(loaded["long"], saved["long"])
+    assert loaded["key"] == saved["key"] and loaded["long"].flags.writeable
+
+
 def test_donating_a_loaded_array_is_safe(tmp_path: Path) -> None:
     save_file({"w": torch.ones(64, 64)}, tmp_path / "a.safetensors")
     lazy = jm.checkpoint.open(tmp_path / "a.safetensors")["w"]
