@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from jaxmodules.checkpoint import _safetensors, _torch_read
 from jaxmodules.checkpoint._errors import CheckpointError
 from jaxmodules.checkpoint._mapped import LazyTensor, MappedFile
-from jaxmodules.checkpoint.files import ENTRY, unpack
+from jaxmodules.checkpoint.files import ENTRY, diagnose, unpack
 
 
 def read(file: MappedFile) -> tuple[Any, dict[str, Any]]:
@@ -31,12 +31,9 @@ def read(file: MappedFile) -> tuple[Any, dict[str, Any]]:
             return _torch_read.read(data, leaf), {}
         arrays, metadata = _safetensors.views(data, file.path)
     except SafetensorError as error:
-        raise CheckpointError(
-            f"cannot open {file.path!r} ({file.size:,} bytes): expected a file of safetensors or of PyTorch, but it is"
-            f" truncated, damaged or of another kind ({error}): copy or download it again"
-        ) from error
+        raise CheckpointError(diagnose(data, repr(file.path), error)) from error
     except CheckpointError as error:
-        raise type(error)(f"cannot open {file.path!r}: {error}") from error
+        raise type(error)(f"cannot load {file.path!r}: {error}") from error
     tensors = {name: leaf(array) for name, array in arrays.items()}
     if ENTRY not in metadata:
         return tensors, metadata

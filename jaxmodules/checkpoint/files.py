@@ -196,7 +196,7 @@ def _load_safetensors(data: memoryview, path: Any, source: str, leaf: Callable[[
     try:
         arrays, metadata = _safetensors.views(data, path)
     except SafetensorError as error:
-        raise CheckpointError(_diagnose(data, source, error)) from error
+        raise CheckpointError(diagnose(data, source, error)) from error
     except CheckpointError as error:
         raise CheckpointError(f"cannot load {source}: {error}") from error
     if ENTRY not in metadata:
@@ -221,7 +221,7 @@ def unpack(text: str, tensors: dict[str, Any], source: str, leaf: Callable[[Any,
     )
 
 
-def _diagnose(data: memoryview, source: str, error: SafetensorError) -> str:
+def diagnose(data: memoryview, source: str, error: SafetensorError) -> str:
     """Say what a file that cannot be read is, as far as its first bytes tell."""
     if not data:
         what = "is empty"
