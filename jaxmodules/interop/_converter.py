@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmodules._device import device, placed
 from jaxmodules._handles import add_hook
@@ -52,7 +53,7 @@ class Converter:
 
     def __init__(self, root: Any, mapping: Mapping[Any, Any]) -> None:
         self._mapping = mapping
-        self._names = {id(module): name for name, module in reversed(list(root.named_modules()))}
+        self._names = {id(module): name for name, module in root.named_modules()}
         self._made: dict[int, tuple[Any, Any]] = {}  # theirs, kept so that its id stays its own, and ours
         self._path: list[str] = []
         self.unknown: dict[str, list[str]] = {}  # where each class or function without a counterpart is
@@ -129,6 +130,8 @@ class Converter:
     def _object(self, value: Any) -> Any:
         """Convert an object of torch's own by its attributes; anybody else's is taken as it is."""
         kind = type(value)
+        if isinstance(value, np.ndarray):
+            return self._keep(value, value.copy())
         if not _counterparts.is_of_torch(kind):
             return value
         cls = self._found(_counterparts.twin_class(kind), kind)
@@ -142,7 +145,7 @@ class Converter:
 
     def _class(self, theirs: type) -> Any:
         ours = _counterparts.registered(theirs, self._mapping)
-        ours = _counterparts.twin_class(theirs) if ours is None else ours
+        ours = ours if isinstance(ours, type) else _counterparts.twin_class(theirs)
         is_foreign = _counterparts.is_of_torch(theirs) or issubclass(theirs, live_torch().nn.Module)
         return theirs if ours is None and not is_foreign else self._found(ours, theirs)
 
@@ -236,7 +239,7 @@ class Converter:
                     yield registry, ours, {flag: number in getattr(theirs, flag) for flag in _FLAGS.get(registry, ())}
 
     def _hook(self, theirs: Any, hook: Any) -> Any:
-        if isinstance(hook, types.FunctionType):
+        if isinstance(hook, types.FunctionType | types.MethodType):
             if hook.__module__ == "torch.nn.utils.parametrizations":
                 return WeightNormCompatHook(inspect.getclosurevars(hook).nonlocals["name"])
             return _counterparts.registered(hook, self._mapping)
@@ -254,7 +257,7 @@ class Converter:
 
     def _made_by(self, make: Any, theirs: Any) -> Any:
         """Return what a registered function makes of a module, with its weights loaded."""
-        ours = make(theirs, self)
+        ours = make(theirs, self) if _counterparts.takes_two(make) else make(theirs)
         if not isinstance(ours, Module):
             name = getattr(make, "__qualname__", repr(make))
             raise TypeError(

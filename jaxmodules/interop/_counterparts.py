@@ -3,6 +3,7 @@
 import enum
 import functools
 import importlib
+import inspect
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -34,10 +35,11 @@ def register(theirs: Any, counterpart: Any = None) -> Any:
     Args:
         theirs: a class of torch modules, whose subclasses are not meant, a function that modules have in an
             attribute, or the dotted name of either, such as ``"timm.layers.LayerNorm2d"``.
-        counterpart: a :class:`~jaxmodules.nn.Module` class; or a function of ``(module, convert)`` that returns the
-            counterpart of a torch module. ``convert`` gives our counterpart of anything in the torch module: of a
-            child, a parameter, a function. What the counterpart has beyond that is loaded afterwards by its name.
-            For a function, the function of ours. Without it, a decorator is returned.
+        counterpart: a :class:`~jaxmodules.nn.Module` class; or a function of ``(module, convert)``, or of ``module``
+            alone, that returns the counterpart of a torch module. ``convert`` gives our counterpart of anything in
+            that module: of a child, a parameter, a function. Weights of the counterpart that do not come from there
+            are loaded afterwards by their names. For a function, the function of ours. Without it, a decorator is
+            returned.
 
     Returns:
         The counterpart.
@@ -78,6 +80,17 @@ def check_counterpart(theirs: Any, counterpart: Any) -> None:
         raise TypeError(
             f"expected a Module class, or a function of (module, convert), to stand for {theirs!r}, got {counterpart!r}"
         )
+
+
+def takes_two(make: Callable[..., Any]) -> bool:
+    """Tell whether a registered function takes ``convert`` beside the module."""
+    try:
+        inspect.signature(make).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # it tells no signature
+        pass
+    return True
 
 
 def registered(thing: Any, mapping: Mapping[Any, Any]) -> Any:

@@ -30,7 +30,8 @@ class Row(NamedTuple):
         absolute: the largest difference of two elements, ``nan`` where nothing was compared.
         relative: that divided by the largest absolute value of torch's.
         status: ``"equal"``, or what differs.
-        agrees: whether that counts as equal; ``None`` for what was not compared.
+        agrees: whether that counts as equal; ``None`` for what was not compared, such as a call that only one of the
+            two makes (a port may leave out Dropout in evaluation).
     """
 
     name: str
@@ -212,10 +213,8 @@ class _Comparing:
         return " / ".join(dict.fromkeys(kinds))
 
     def _missing(self, call: Call, where: str) -> Row:
-        shape = _shapes(call.output)
-        return Row(
-            call.name, call.number, self._kind(call.name), shape, math.nan, math.nan, f"not called in {where}", False
-        )
+        kind, status = self._kind(call.name), f"not called in {where}"
+        return Row(call.name, call.number, kind, _shapes(call.output), math.nan, math.nan, status, None)
 
     def _row(self, theirs: Call, ours: Call) -> Row:
         def row(absolute: float, relative: float, status: str, agrees: bool | None) -> Row:

@@ -157,7 +157,14 @@ def test_missing_calls_and_calls_in_transforms_are_told() -> None:
 
 def test_number_of_arrays_is_compared() -> None:
     assert statuses(Alone, X)["#0"] == "2 arrays in torch, 1 in net"
-    assert statuses(Alone, X)["b#0"] == "not called in net"
+
+
+def test_call_that_one_leaves_out_is_no_difference() -> None:
+    theirs, ours = make_pair()
+    ours.forward = lambda x: ours[1](ours[0](x))
+    theirs[2] = torch.nn.Dropout(0.0)
+    rows = {row.name: row for row in jm.compare(theirs, ours, X).rows}
+    assert rows["2"].status == "not called in net" and rows["2"].agrees is None and rows[""].agrees
 
 
 def test_error_in_one_of_them_is_a_row() -> None:

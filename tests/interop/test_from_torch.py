@@ -50,7 +50,10 @@ def test_flags_are_kept_one_by_one() -> None:
     theirs = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout().eval(), torch.nn.Linear(2, 2).eval())
     theirs[0].bias.requires_grad_(False)
     theirs[2].weight.no_decay = True
+    theirs.table = np.zeros(2)
     ours = jm.from_torch(theirs)
+    theirs.table += 1
+    assert ours.table.tolist() == [0, 0]
     assert [m.training for m in ours.modules()] == [m.training for m in theirs.modules()]
     assert [p.requires_grad for p in ours.parameters()] == [p.requires_grad for p in theirs.parameters()]
     assert ours[2].weight.no_decay is True
@@ -108,10 +111,13 @@ def test_registered_classes_are_found() -> None:
 
 
 def test_function_makes_a_counterpart_that_weights_are_loaded_into() -> None:
+    def make(module: Any) -> nn.Module:
+        return TiedByHand(module.embed.embedding_dim)
+
     theirs = torch.nn.Sequential(TorchTied(), torch.nn.Linear(4, 5, bias=False)).eval()
     theirs[1].weight = theirs[0].embed.weight
     theirs[0].embed.weight.requires_grad_(False)
-    ours = jm.from_torch(theirs, {TorchTied: lambda module, convert: TiedByHand(module.embed.embedding_dim)})
+    ours = jm.from_torch(theirs, {TorchTied: make})
     tied = ours[0]
     assert type(tied) is TiedByHand and tied.head.weight is tied.embed.weight is ours[1].weight
     assert not tied.embed.training and not tied.embed.weight.requires_grad and tied.mask.tolist() == [1, 1]
