@@ -11,7 +11,7 @@ import functools
 import inspect
 import types
 import weakref
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +39,8 @@ _FLAGS = {
 }
 _HOOKS = [name for name in DICTS if name.endswith("_hooks")]
 _TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+_HANDLE = "RemovableHandle"
+_NOT_TAKEN = ("_compiled_call_impl",)
 _LAZY_HOOKS = ("_infer_parameters", "_lazy_load_hook")
 _TUPLES = ("_reversed_padding_repeated_twice", "_keys")  # what ours have as tuples, which nothing can change in place
 
@@ -116,8 +118,8 @@ class Converter:
             ours = self._keep(value, kind())
             ours.update({self(key): self._at(key, item) for key, item in value.items()})
             return ours
-        if kind in (list, deque):
-            ours = self._keep(value, kind())
+        if kind is list:
+            ours = self._keep(value, [])
             ours.extend(self._at(i, item) for i, item in enumerate(value))
             return ours
         if isinstance(value, tuple | set | frozenset) and (kind in (tuple, set, frozenset) or kind.__name__ == "Size"):
@@ -134,6 +136,8 @@ class Converter:
             return self._keep(value, value.copy())
         if not _counterparts.is_of_torch(kind):
             return value
+        if kind.__name__ == _HANDLE:  # of a hook, and hooks are told of
+            return None
         cls = self._found(_counterparts.twin_class(kind), kind)
         if cls is None:
             return None
@@ -205,7 +209,7 @@ class Converter:
         for name, value in vars(theirs).items():
             if name in DICTS or name in derived or isinstance(getattr(cls, name, None), property):
                 continue
-            if type(value).__name__ == "RemovableHandle" or _is_weak(value):
+            if name in _NOT_TAKEN or type(value).__name__ == _HANDLE or _is_weak(value):
                 continue
             state[name] = self._at(name, value)
             if name in _TUPLES and _counterparts.is_of_torch(type(theirs)):

@@ -190,6 +190,12 @@ def test_shape_and_dtype_are_compared() -> None:
     assert row.status == "dtype float32 in torch, float16 in net"
 
 
+def test_other_shapes_inside_a_module_that_agrees_do_not_count() -> None:
+    theirs = torch.nn.AdaptiveLogSoftmaxWithLoss(4, 6, [2, 4], 1.0)  # torch computes the rows of a cluster only
+    result = jm.compare(theirs, jm.from_torch(theirs), X, np.array([1, 2, 5]))
+    assert result.equal and [row.agrees for row in result.rows].count(None) == 6
+
+
 def test_modules_of_one_tree_only_are_listed() -> None:
     theirs, ours = make_pair()
     ours.append(nn.Identity()), theirs[0].add_module("extra", torch.nn.Sequential(torch.nn.ReLU()))

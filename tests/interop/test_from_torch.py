@@ -51,9 +51,10 @@ def test_flags_are_kept_one_by_one() -> None:
     theirs[0].bias.requires_grad_(False)
     theirs[2].weight.no_decay = True
     theirs.table = np.zeros(2)
+    theirs._compiled_call_impl = theirs.forward
     ours = jm.from_torch(theirs)
     theirs.table += 1
-    assert ours.table.tolist() == [0, 0]
+    assert ours.table.tolist() == [0, 0] and ours._compiled_call_impl is None
     assert [m.training for m in ours.modules()] == [m.training for m in theirs.modules()]
     assert [p.requires_grad for p in ours.parameters()] == [p.requires_grad for p in theirs.parameters()]
     assert ours[2].weight.no_decay is True
@@ -186,10 +187,10 @@ def test_hooks_are_told_of_and_can_be_mapped() -> None:
 
     theirs = torch.nn.Sequential(torch.nn.Linear(2, 2))
     theirs[0].register_forward_hook(hook, with_kwargs=True)
-    theirs[0].weight.register_hook(square)
+    theirs.handles = [theirs[0].weight.register_hook(square)]
     with pytest.warns(UserWarning, match=r"2 hooks stay behind.*\n.*0: .*hook \(forward_hooks\)\n.*0.weight: square"):
         ours = jm.from_torch(theirs)
-    assert not ours[0]._forward_hooks
+    assert not ours[0]._forward_hooks and ours.handles == [None]
     theirs = torch.nn.Sequential(torch.nn.Linear(2, 2))
     theirs[0].register_forward_hook(hook, with_kwargs=True)
     assert_same_output(theirs, jm.from_torch(theirs, {hook: hook}), np.ones((1, 2), np.float32))
