@@ -141,8 +141,9 @@ class Store:
             self._manager.close()
 
     def _tidy(self) -> None:
-        """Remove what saves have left that were killed or failed, and what is to be deleted; nothing is being saved."""
-        if self.is_local and not self.is_read_only and jax.process_index() == 0:
+        """Remove what saves have left that were killed or failed, and what is to be deleted."""
+        is_written = any(store.directory == self.directory for store in _open)  # by another manager here
+        if self.is_local and not self.is_read_only and not is_written and jax.process_index() == 0:
             for entry in os.scandir(self.directory):
                 if _UNFINISHED in entry.name or entry.name == _DELETED:
                     shutil.rmtree(entry, ignore_errors=True)

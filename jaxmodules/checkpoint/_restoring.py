@@ -1,7 +1,7 @@
 """Put saved state back into live objects: where each array goes, and all objects or none."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,21 +19,54 @@ from jaxmodules.random import copy_to_jax, get_rng_state, set_rng_state
 Device = Any | Callable[[str, jax.ShapeDtypeStruct], Any]
 
 
-def places(node: Any, value: Any, device: Device, described: Mapping[str, list[Any]]) -> dict[str, Any]:
-    """Return where each array that a skeleton needs is to go: a Sharding, or None for the default device.
+class Places:
+    """Where arrays are to go: each a Sharding, or None for the default device.
 
     Args:
-        node: the skeleton of a saved state.
-        value: the object that will be put into it.
+        described: dtype and shape of the saved arrays.
         device: where what is on the meta device goes, or a function from its name, shape and dtype.
-        described: dtype and shape of the arrays.
     """
-    found: dict[str, Any] = dict.fromkeys(names(node))
-    if found:
-        for name, like in _pairs(node, _filled(value)):
-            if found[name] is None:
-                found[name] = _place(name, like, device, described[name])
-    return found
+
+    def __init__(self, described: Mapping[str, list[Any]], device: Device) -> None:
+        self._described = described
+        self._device = device
+        self._chosen: dict[int, Any] = {}  # for places without data, which an optimizer's state shares
+        self._seen: list[Any] = []
+
+    def of(self, node: Any, value: Any) -> dict[str, Any]:
+        """Return the places of all arrays of a skeleton, by the object that will be put into its state."""
+        found: dict[str, Any] = dict.fromkeys(names(node))
+        if found:
+            for name, like in _pairs(node, _filled(value)):
+                if found[name] is None:
+                    found[name] = self._place(name, like)
+        return found
+
+    def _place(self, name: str, like: Any) -> Any:
+        dtype, shape = np.dtype(self._described[name][0]), tuple(self._described[name][1])
+        like = like.value if isinstance(like, Parameter) else unbox(like)
+        if tuple(getattr(like, "shape", ())) != shape or jax.dtypes.canonicalize_dtype(dtype) != dtype:
+            return None
+        if isinstance(like, jax.Array):
+            return like.sharding if like.committed else None
+        if not is_meta(like):
+            return None
+        if id(like) not in self._chosen:
+            self._seen.append(like)
+            self._chosen[id(like)] = self._choose(name, like)
+        return self._chosen[id(like)]
+
+    def _choose(self, name: str, like: jax.ShapeDtypeStruct) -> Any:
+        here = like.sharding or current_place()
+        if self._device is not None:
+            is_function = callable(self._device) and not hasattr(self._device, "type")
+            here = parse_device(self._device(name, like) if is_function else self._device)
+        if isinstance(here, jax.Device):
+            return jax.sharding.SingleDeviceSharding(here)
+        if isinstance(here, jax.sharding.Sharding):
+            here.shard_shape(like.shape)  # says what does not fit
+            return here
+        return None
 
 
 def _filled(value: Any) -> Any:
@@ -64,27 +97,6 @@ def _pairs(node: Any, live: Any) -> Iterator[tuple[str, Any]]:
 def _whole(live: Any) -> Any:
     """Return a parameter, which all that is kept of it goes with."""
     return live if isinstance(live, Parameter) else None
-
-
-def _place(name: str, like: Any, device: Device, description: list[Any]) -> Any:
-    dtype, shape = np.dtype(description[0]), tuple(description[1])
-    like = unbox(like) if not isinstance(like, Parameter) else like.value
-    if tuple(getattr(like, "shape", ())) != shape or jax.dtypes.canonicalize_dtype(dtype) != dtype:
-        return None
-    if isinstance(like, jax.Array):
-        return like.sharding if like.committed else None
-    if not is_meta(like):
-        return None
-    here = getattr(like, "sharding", None) or current_place()
-    if device is not None:
-        is_function = callable(device) and not hasattr(device, "type")
-        here = parse_device(device(name, jax.ShapeDtypeStruct(shape, dtype)) if is_function else device)
-    if isinstance(here, jax.Device):
-        return jax.sharding.SingleDeviceSharding(here)
-    if isinstance(here, jax.sharding.Sharding):
-        here.shard_shape(shape)  # says what does not fit
-        return here
-    return None
 
 
 def names(node: Any) -> set[str]:
@@ -133,6 +145,11 @@ def all_or_nothing(objects: Mapping[str, Any]) -> Iterator[None]:
         raise
 
 
+def in_order(given: Iterable[str], objects: Mapping[str, Any]) -> list[str]:
+    """Return names with those of modules first, whose parameters others look at."""
+    return sorted(given, key=lambda name: not isinstance(objects.get(name), Module))
+
+
 def put(objects: Mapping[str, Any], states: dict[str, Any], strict: bool) -> tuple[list[str], list[str]]:
     """Put objects into states, and return the missing and the unexpected keys of the modules.
 
@@ -143,7 +160,7 @@ def put(objects: Mapping[str, Any], states: dict[str, Any], strict: bool) -> tup
     missing: list[str] = []
     unexpected: list[str] = []
     first: Exception | None = None
-    for name in sorted(states, key=lambda name: not isinstance(objects[name], Module)):  # others look at parameters
+    for name in in_order(states, objects):
         try:
             result = set_state(objects[name], states[name], strict)
         except Exception as error:

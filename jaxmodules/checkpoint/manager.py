@@ -269,10 +269,11 @@ class CheckpointManager:
                 f"Missing object(s) in {self._store.path(step)!r}: {', '.join(missing)}; it holds"
                 f" {', '.join(name for name in nodes if name != _RNG)}: restore with strict=False to leave them alone"
             )
-        places: dict[str, Any] = {}
         read = {name: nodes[name] for name in objects if name in nodes}
-        for name, node in {**read, _RNG: nodes[_RNG]}.items():
-            for array, place in _restoring.places(node, objects.get(name), device, tree["arrays"]).items():
+        finder = _restoring.Places(tree["arrays"], device)
+        places = finder.of(nodes[_RNG], None)
+        for name in _restoring.in_order(read, objects):
+            for array, place in finder.of(read[name], objects[name]).items():
                 places[array] = places.get(array) or place
         arrays = self._read_arrays(step, places, tree["arrays"])
         states = {name: _restoring.unpack(node, arrays) for name, node in read.items()}

@@ -76,7 +76,7 @@ class Run:
             callback.on_metrics(self, self.step, values)
 
     def stateful(self) -> dict[str, Any]:
-        """Return what makes up the state of the run: the objects that have one, by name, and under ``"fit"`` the rest."""
+        """Return what a checkpoint holds: the objects that have a state, by name, and under ``"fit"`` the rest."""
         named = {name: value for name, value in {**self.objects, **self.also}.items() if has_state(value)}
         return {**named, "fit": _Own(self)}
 
