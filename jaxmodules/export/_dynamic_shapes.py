@@ -39,7 +39,10 @@ def with_dynamic_shapes(
 
 def argument_names(function: Callable[..., Any], args: Sequence[Any]) -> list[str]:
     """Return the names of positional arguments; those that ``*args`` takes are numbered."""
-    parameters = list(inspect.signature(getattr(function, "forward", function)).parameters.values())
+    try:
+        parameters = list(inspect.signature(getattr(function, "forward", function)).parameters.values())
+    except ValueError:  # built in
+        return [f"args_{i}" for i in range(len(args))]
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
     if len(args) > len(names) and rest is None:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import inspect
+import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -19,7 +20,6 @@ from jaxmodules.transforms._call import Call, Changes, is_stateful
 from jaxmodules.transforms._stage import settled, unboxed
 
 Weights = Literal["embedded", "inputs", "inputs+outputs"]
-RNG = "rng"
 _ADVICE = (
     "(what is exported depends on a size that dynamic_shapes leaves open: fix it, or give it bounds by a"
     " torch.export.Dim, or in a jax.ShapeDtypeStruct whose shape is jax.export.symbolic_shape('b, 3', constraints=['b >= 2']))"
@@ -40,7 +40,7 @@ class Function:
         state: what the slots hold, by name.
         out: the output, as shapes.
         written: the names of the slots that are written.
-        draws: whether random numbers are drawn.
+        rng: the name of the random key, if random numbers are drawn.
     """
 
     name: str
@@ -51,13 +51,13 @@ class Function:
     state: dict[str, Any]
     out: Any
     written: list[str]
-    draws: bool
+    rng: str | None
 
     def __call__(self, key: Any, state: Sequence[Any], args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Run it: return the output and the new state."""
         flat = jaxpr_as_fun(self.jaxpr)(key, *state, *jax.tree.leaves((args, kwargs)))
         split = jax.tree.structure(self.out).num_leaves
-        names = [*self.written, RNG] if self.draws else self.written
+        names = [*self.written, *filter(None, [self.rng])]
         new = dict(zip(names, flat[split:], strict=True))
         return jax.tree.unflatten(jax.tree.structure(self.out), flat[:split]), new
 
@@ -66,7 +66,7 @@ class Function:
         if weights == "inputs+outputs":
             return
         does = [f"writes {_several(self.written)}"] if self.written else []
-        does += ["draws random numbers"] if self.draws else []
+        does += ["draws random numbers"] if self.rng else []
         if does:
             raise RuntimeError(
                 f"{self.name} {' and '.join(does)}, which an exported program with weights={weights!r} cannot do: call"
@@ -125,7 +125,7 @@ def trace(function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any] | N
         dict(zip(names, values, strict=True)),
         out,
         [names[i] for i in changes.slots],
-        changes.drew,
+        _unlike("rng", names) if changes.drew else None,
     )
 
 
@@ -204,23 +204,30 @@ def _names(function: Any, specs: tuple[Any, Any], roots: Sequence[Any], structur
     own = getattr(function, "__self__", function)
     labels: dict[int, str] = {id(own): ""}
     if not isinstance(function, Module):
-        bound = inspect.signature(function).bind(*specs[0], **specs[1])
-        shown = inspect.getclosurevars(getattr(function, "__func__", function))
-        for name, value in {**bound.arguments, **shown.nonlocals, **shown.globals}.items():
+        given = {**dict(zip(argument_names(function, specs[0]), specs[0], strict=True)), **specs[1]}
+        plain_function = inspect.unwrap(getattr(function, "__func__", function))
+        if inspect.isfunction(plain_function):
+            shown = inspect.getclosurevars(plain_function)
+            given = {**shown.globals, **shown.nonlocals, **given}
+        for name, value in given.items():
             for path, leaf in jax.tree_util.tree_leaves_with_path(value, is_leaf=is_stateful):
                 if is_stateful(leaf):
                     labels.setdefault(id(leaf), f"{name}{jax.tree_util.keystr(path)}.")
     named: dict[Any, str] = {}
-    taken = {RNG}
+    taken: set[str] = set()
     for root in sorted(roots, key=lambda root: not isinstance(root, Module)):
         prefix = labels.get(id(root), f"{type(root).__name__}.")
         for place, name in Structure([root]).owned.items():
-            full, count = (prefix + name).removesuffix("."), 1
-            while place not in named and full in taken:
-                count += 1
-                full = f"{prefix}{name}#{count}"
-            taken.add(named.setdefault(place, full))
+            if place not in named:
+                named[place] = _unlike((prefix + name).removesuffix("."), taken)
+                taken.add(named[place])
     return [named[place] for place in structure.places]
+
+
+def _unlike(name: str, taken: Collection[str]) -> str:
+    """Return a name, with a number if it is taken."""
+    numbered = (name if count == 1 else f"{name}#{count}" for count in itertools.count(1))
+    return next(one for one in numbered if one not in taken)
 
 
 def _several(names: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from jaxmodules.export._lowering import apply, equations, run
 from jaxmodules.transforms._call import is_stateful
 from jaxmodules.transforms._stage import unboxed
 
+_LIMIT = 2**31 - 1
 _NO_KEY = np.zeros(2, np.uint32)
 _TOLERANCE = {2: 2e-2, 4: 1e-4, 8: 1e-7}  # by the bytes of a number
 
@@ -36,8 +37,8 @@ def to_onnx(
     """Convert a module or a function to an ONNX model, with its weights; the counterpart of :func:`torch.onnx.export`.
 
     What is fixed and what is an input is as in :func:`~jaxmodules.export.program.export`. The conversion is
-    jax2onnx's, which does not know all that JAX can do, so onnxruntime is asked for the same results: for the example
-    arguments, and where sizes are left open for some of another size.
+    jax2onnx's, which does not know all that JAX can do; so onnxruntime is asked for the same results: for the example
+    arguments, and where sizes are left open for some of another size. Integers have 32 bits, as in JAX.
 
     Args:
         mod: a module, in eval mode, or a function of arrays and modules.
@@ -58,7 +59,7 @@ def to_onnx(
         NotImplementedError: if jax2onnx has no way to express an operation; the message names it and its module.
         RuntimeError: if the results of onnxruntime are not those of ``mod``.
         TypeError: if ``mod`` is not callable, or it takes or returns what is no array.
-        ValueError: if names or ``dynamic_shapes`` do not fit.
+        ValueError: if names or ``dynamic_shapes`` do not fit, or the model takes 2 GB.
     """
     try:
         import jax2onnx
@@ -91,6 +92,11 @@ def to_onnx(
             _explain(error, function, lambda *call: jax2onnx.to_onnx(*call, **settings))
             raise
     _set_shapes(model, function)
+    if (verify or f is not None) and model.ByteSize() > _LIMIT:
+        raise ValueError(
+            f"the model takes {model.ByteSize():,} bytes, more than a file of this format can hold ({_LIMIT:,}): take"
+            " what to_onnx(verify=False) returns, and save it with onnx.save_model(..., save_as_external_data=True)"
+        )
     if verify:
         _verify(model, mod, args if isinstance(args, tuple) else (args,), dict(kwargs or {}), function)
     if f is not None:

@@ -16,10 +16,11 @@ import safetensors.flax
 
 from jaxmodules._device import is_meta
 from jaxmodules._files import whole
-from jaxmodules.export._function import RNG, Function, Weights, constants, spec_of, trace
+from jaxmodules.export._function import Function, Weights, constants, spec_of, trace
 from jaxmodules.random import current_generator
 
 _MAGIC = b"jaxmodules-export-1\n"
+_LIMIT = 2**31 - 2**20  # flatbuffers have offsets of 31 bits
 _PLATFORMS = {"cpu": "cpu", "cuda": "cuda", "gpu": "cuda", "rocm": "rocm", "tpu": "tpu"}
 
 
@@ -41,7 +42,8 @@ def export(
     ``"inputs"`` they come first, as a dict by dotted name, and can be other ones at every call. Both are for what
     leaves the state alone, such as a module after ``eval()``. With ``"inputs+outputs"`` the program may write state and
     draw random numbers, and returns the output and a dict of the arrays that are new: a whole training step can be
-    exported, ``state |= new`` after each call. In functions names start with that of the argument or variable.
+    exported, ``state |= new`` after each call; the random key is ``"rng"``. In functions names start with that of the argument or
+    variable. What is tied has one name, the first.
 
     Args:
         mod: a module, or a function of arrays, modules and optimizers.
@@ -79,8 +81,8 @@ def export(
     function = trace(mod, args, kwargs, dynamic_shapes)
     function.check_pure(weights)
     state = {} if weights == "embedded" else dict(function.state)
-    if weights == "inputs+outputs" and function.draws:
-        state[RNG] = jnp.asarray(current_generator()._key.value)
+    if weights == "inputs+outputs" and function.rng:
+        state[function.rng] = jnp.asarray(current_generator()._key.value)
     given = (function.args, function.kwargs)
     specs = given if weights == "embedded" else (({n: spec_of(v) for n, v in state.items()}, *given[0]), given[1])
     program = jax.jit(_form(function, weights))
@@ -98,7 +100,8 @@ def _form(function: Function, weights: Weights) -> Callable[..., Any]:
         return run(no_key, arrays, args, kwargs)[0]
 
     def inputs(state: dict[str, Any], /, *args: Any, **kwargs: Any) -> Any:
-        out, new = run(state.get(RNG, no_key), [state[name] for name in function.state], args, kwargs)
+        key = state[function.rng] if function.rng else no_key
+        out, new = run(key, [state[name] for name in function.state], args, kwargs)
         return (out, new) if weights == "inputs+outputs" else out
 
     arrays = constants(function.state) if weights == "embedded" else []
@@ -173,22 +176,28 @@ class ExportedProgram:
 
         Raises:
             ImportError: if flatbuffers is missing.
-            TypeError: if arguments or outputs are of classes that JAX cannot save.
+            ValueError: if the program takes 2 GB, or takes or returns containers of a class that is not known to
+                :func:`jax.export.register_pytree_node_serialization`.
             OSError: if a file cannot be written.
         """
+        if len(self.exported.mlir_module_serialized) > _LIMIT:
+            raise ValueError(
+                f"the program takes {len(self.exported.mlir_module_serialized):,} bytes, more than a file can hold"
+                f" ({_LIMIT:,}): export it with weights='inputs'"
+            )
         try:
             data = self.exported.serialize(vjp_order=vjp_order)
         except ImportError as error:
             raise ImportError("saving a program needs flatbuffers: pip install 'jaxmodules[export]'") from error
         end = json.dumps({"weights": self.weights}).encode()
-        body = data + end + len(end).to_bytes(4, "little")
+        end += len(end).to_bytes(4, "little")
         with contextlib.ExitStack() as stack:
             program = stack.enter_context(whole(path))
             if self.state_dict and not any(map(is_meta, self.state_dict.values())):
                 arrays = {name: jnp.asarray(value) for name, value in self.state_dict.items()}
                 safetensors.flax.save_file(arrays, stack.enter_context(whole(_beside(path))))
             with open(program, "wb") as file:
-                file.writelines([body, hashlib.sha256(body).digest(), _MAGIC])
+                file.writelines([data, end, _digest(data, end), _MAGIC])
 
 
 def load(path: str | os.PathLike[str]) -> ExportedProgram:
@@ -224,20 +233,19 @@ def load(path: str | os.PathLike[str]) -> ExportedProgram:
 
 def _parse(content: bytes, path: Any) -> tuple[jax.export.Exported, Weights]:
     """Return the program in a file, and where its arrays are."""
-    body, magic = content[: -len(_MAGIC)], content[-len(_MAGIC) :]
-    body, digest = body[:-32], body[-32:]
-    if magic != _MAGIC or hashlib.sha256(body).digest() != digest:
+    start = len(content) - len(_MAGIC) - 32
+    if not content.endswith(_MAGIC) or start < 4 or _digest(memoryview(content)[:start]) != content[start:][:32]:
         raise ValueError(
             f"cannot load '{path}': expected a program that ExportedProgram.save has written, but"
             f" these {len(content):,} bytes are truncated, damaged or of another kind: copy or export it again"
             " (jax.export.deserialize reads what JAX has serialized)"
         )
-    length = int.from_bytes(body[-4:], "little")
+    length = int.from_bytes(content[start - 4 : start], "little")
     try:
-        exported = jax.export.deserialize(bytearray(body[: -4 - length]))
+        exported = jax.export.deserialize(bytearray(content))  # which does not mind what comes after
     except ImportError as error:
         raise ImportError("loading a program needs flatbuffers: pip install 'jaxmodules[export]'") from error
-    return exported, json.loads(body[-4 - length : -4])["weights"]
+    return exported, json.loads(content[start - 4 - length : start - 4])["weights"]
 
 
 def _check_names(exported: jax.export.Exported, state: Mapping[str, Any], path: Any) -> None:
@@ -255,6 +263,13 @@ def _check_names(exported: jax.export.Exported, state: Mapping[str, Any], path: 
             f"the arrays in '{_beside(path)}' are not those of '{path}': {'; '.join(problems[:5])}: save it again, or"
             " remove them and call the program with others"
         )
+
+
+def _digest(*parts: bytes | bytearray | memoryview) -> bytes:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
 
 
 def _beside(path: str | os.PathLike[str]) -> Path:

@@ -1,6 +1,7 @@
 """``jm.export``: programs for processes that have only JAX."""
 
 import builtins
+import functools
 import os
 import subprocess
 import sys
@@ -176,6 +177,50 @@ def test_torch_style_step_is_exported() -> None:
     _, new = program(program.state_dict, array(4, 3))
     step(array(4, 3))
     assert_same(new, {"net.weight": net.weight.value, "net.bias": net.bias.value})
+
+
+def test_buffer_may_be_called_rng() -> None:
+    net = nn.Sequential(nn.Dropout())
+    net.register_buffer("rng", jnp.zeros(3))
+    program = jm.export(net, array(4, 3), weights="inputs+outputs")
+    assert program.state_dict.keys() == {"rng", "rng#2"}
+    assert program(program.state_dict, array(4, 3))[1].keys() == {"rng#2"}
+
+
+CALLABLES = {
+    "jax.numpy": lambda net: jnp.sin,
+    "jm.jit": lambda net: jm.jit(lambda x: net(x)),
+    "partial": lambda net: functools.partial(lambda n, x: n(x), net),
+    "jm.vmap": lambda net: jm.vmap(lambda x: net(x)),
+    "parameter": lambda net: lambda x: x @ net.weight.T,
+    "list": lambda net: (lambda nets: lambda x: nets[0](x))([net]),
+}
+
+
+@pytest.mark.parametrize("make", CALLABLES.values(), ids=CALLABLES.keys())
+def test_functions_of_all_kinds_are_exported(make: Any) -> None:
+    function = make(nn.Linear(3, 2))
+    program = jm.export(function, array(4, 3), weights="inputs")
+    assert_same(program(program.state_dict, array(4, 3)), function(jnp.asarray(array(4, 3))))
+
+
+def test_state_that_a_function_hides_is_not_baked_in() -> None:
+    hidden = {"deep": [[[[[[[[[[nn.Linear(3, 2)]]]]]]]]]]}
+
+    def function(x: jax.Array) -> jax.Array:
+        inner = hidden["deep"]
+        while isinstance(inner, list):
+            inner = inner[0]
+        return inner(x)
+
+    with pytest.raises(jm.UnboundStateError, match="used in 'Linear' was read"):
+        jm.export(function, array(4, 3))
+
+
+def test_program_too_large_for_a_file_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jaxmodules.export.program._LIMIT", 1000)
+    with pytest.raises(ValueError, match=r"bytes, more than a file can hold .*weights='inputs'"):
+        jm.export(nn.Linear(30, 20), array(4, 30)).save(path)
 
 
 def test_exporting_leaves_everything_as_it_was() -> None:
