@@ -11,6 +11,7 @@ from jaxmodules.export.flax import from_linen as from_linen
 from jaxmodules.export.flax import from_nnx as from_nnx
 from jaxmodules.export.flax import to_linen as to_linen
 from jaxmodules.export.flax import to_nnx as to_nnx
+from jaxmodules.export._dynamic_shapes import Dim as Dim
 from jaxmodules.export.onnx import to_onnx as to_onnx
 from jaxmodules.export.program import ExportedProgram as ExportedProgram
 from jaxmodules.export.program import export as export

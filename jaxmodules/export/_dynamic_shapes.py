@@ -11,6 +11,34 @@ from jaxmodules._tracing import Tracer
 from jaxmodules.transforms._call import is_stateful
 
 
+class Dim:
+    """Name a size that stays open, and say how large it can be; the counterpart of :class:`torch.export.Dim`.
+
+    Code that depends on the size, such as ``if x.shape[0] > 1``, can be exported where the bounds decide.
+
+    Args:
+        name: the name; sizes of one name are equal.
+        min: the smallest size, at least one.
+        max: the largest size, ``None`` for any.
+
+    Examples:
+        >>> import jaxmodules as jm, jax.numpy as jnp
+        >>> shapes = ({0: jm.export.Dim("batch", min=2)},)
+        >>> jm.export(lambda x: x[1:] if x.shape[0] > 1 else x, jnp.ones(4), dynamic_shapes=shapes)
+        ExportedProgram(<lambda>: (float32[batch]) -> float32[batch - 1] for cpu)
+    """
+
+    def __init__(self, name: str, *, min: int = 1, max: int | None = None) -> None:
+        if min < 1 or (max is not None and max < min):
+            raise ValueError(f"expected 1 <= min <= max for the size {name!r}, got min={min} and max={max}")
+        self.__name__ = name
+        self.min = min
+        self.max = max
+
+    def __repr__(self) -> str:
+        return f"Dim({self.__name__!r}, min={self.min}, max={self.max})"
+
+
 def is_array(value: Any) -> bool:
     """Tell whether an argument is an input of the program: an array, or the shape of one."""
     return isinstance(value, jax.ShapeDtypeStruct) or (hasattr(value, "__array__") and not is_stateful(value))
@@ -136,7 +164,7 @@ class _Symbols:
 
 
 def _objects(dynamic_shapes: Any) -> Iterator[Any]:
-    """Yield the sizes that are neither strings nor numbers: such as torch.export.Dim makes."""
+    """Yield the sizes that are neither strings nor numbers: such as :class:`Dim` makes, or PyTorch's."""
     if isinstance(dynamic_shapes, Mapping):
         dynamic_shapes = list(dynamic_shapes.values())
     if isinstance(dynamic_shapes, list | tuple):
@@ -147,7 +175,7 @@ def _objects(dynamic_shapes: Any) -> Iterator[Any]:
 
 
 def _bounds(dim: Any) -> Iterator[str]:
-    """Yield what the limits of a torch.export.Dim are for JAX; its sizes are at least one."""
+    """Yield what the limits of a size are for JAX, for which all are at least one."""
     least, most = getattr(dim, "min", None), getattr(dim, "max", None)
     if type(least) is int and least > 1:
         yield f"{dim.__name__} >= {least}"

@@ -21,8 +21,8 @@ from jaxmodules.transforms._stage import settled, unboxed
 
 Weights = Literal["embedded", "inputs", "inputs+outputs"]
 _ADVICE = (
-    "(what is exported depends on a size that dynamic_shapes leaves open: fix it, or give it bounds by a"
-    " torch.export.Dim, or in a jax.ShapeDtypeStruct whose shape is jax.export.symbolic_shape('b, 3', constraints=['b >= 2']))"
+    "(what is exported depends on a size that dynamic_shapes leaves open: give it bounds, by jm.export.Dim('b', min=2) in"
+    " the place of 'b', or fix it)"
 )
 _KEY = jax.ShapeDtypeStruct((2,), np.uint32)
 

@@ -42,8 +42,8 @@ def export(
     ``"inputs"`` they come first, as a dict by dotted name, and can be other ones at every call. Both are for what
     leaves the state alone, such as a module after ``eval()``. With ``"inputs+outputs"`` the program may write state and
     draw random numbers, and returns the output and a dict of the arrays that are new: a whole training step can be
-    exported, ``state |= new`` after each call; the random key is ``"rng"``. In functions names start with that of the argument or
-    variable. What is tied has one name, the first.
+    exported, ``state |= new`` after each call; the random key is ``"rng"``. In functions names start with that of the
+    argument or variable. What is tied has one name, the first.
 
     Args:
         mod: a module, or a function of arrays, modules and optimizers.
@@ -51,9 +51,9 @@ def export(
             :class:`jax.ShapeDtypeStruct` does for an array.
         kwargs: example keyword arguments.
         dynamic_shapes: names of sizes that stay open, as for :func:`torch.export.export`: a tuple with an entry for
-            each of ``args``, or a dict by their names. An entry is a dict of names (or :class:`torch.export.Dim`) by
-            axis, names or ``None`` for all axes, or JAX's notation, ``"batch, 3, 2*h, 2*w"``; in containers as the
-            arguments are. Sizes of one name are equal.
+            each of ``args``, or a dict by their names. An entry is a dict of names by axis, names or ``None`` for all
+            axes, or JAX's notation, ``"batch, 3, 2*h, 2*w"``; in containers as the arguments are. Sizes of one name
+            are equal; a :class:`Dim` in the place of a name gives it bounds.
         weights: whether arrays are constants, inputs, or inputs and outputs.
         platforms: some of ``"cpu"``, ``"cuda"``, ``"rocm"`` and ``"tpu"``, none of which need be here; by default the
             one that is.

@@ -249,11 +249,12 @@ def test_sizes_are_left_open(shapes: Any, spelled: str) -> None:
     assert repr(jm.export(lambda x: x, array(4, 3), dynamic_shapes=shapes)).count(spelled) == 2
 
 
-def test_bounds_of_a_torch_dim_decide_comparisons() -> None:
+@pytest.mark.parametrize("make", [jm.export.Dim, torch.export.Dim], ids=["ours", "torch"])
+def test_bounds_decide_comparisons(make: Any) -> None:
     def pairs(x: jax.Array) -> jax.Array:
         return x[:-1] if x.shape[0] > 1 else x
 
-    dim = torch.export.Dim("b", min=2)
+    dim = make("b", min=2, max=9)
     assert jm.export(pairs, array(4, 3), dynamic_shapes=({0: dim},))(array(3, 3)).shape == (2, 3)
     with pytest.raises(Exception, match="'b' > '1' is inconclusive") as caught:
         jm.export(pairs, array(4, 3), dynamic_shapes=({0: "b"},))
@@ -320,6 +321,7 @@ REFUSED = [
     (lambda: jm.export(nn.ReLU(), X, dynamic_shapes={"x": None}), ValueError, "names x, expected .* input"),
     (lambda: jm.export(nn.ReLU(), X, dynamic_shapes=(None, None)), ValueError, "each of the 1 positional"),
     (lambda: jm.export(nn.ReLU(), X, dynamic_shapes=({0: 7},)), ValueError, "gives 7 for axis 0 of input"),
+    (lambda: jm.export.Dim("b", min=3, max=2), ValueError, "1 <= min <= max for the size 'b', got min=3 and max=2"),
     (lambda: jm.export(len, ([X],), dynamic_shapes=({0: "b"},)), ValueError, "which is a list"),
 ]
 
@@ -393,6 +395,7 @@ OPEN = [
     (lambda: nn.Sequential(nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "b,2,4*t,4"),
     (lambda: nn.Sequential(nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(1)), "b,2,4*t,4"),
     (lambda: nn.GroupNorm(1, 2), "b,2,t"),
+    (lambda: ClassToken(), "b,t,4"),
     (lambda: nn.LSTM(3, 4, batch_first=True, bidirectional=True), "b,t,3"),
     (lambda: nn.GRUCell(3, 4), "b,3"),
     (lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 2), "b,t,4"),
@@ -400,6 +403,17 @@ OPEN = [
     (lambda: CausalAttention(), "b,t,4"),
     (lambda: nn.Upsample(scale_factor=2, mode="bilinear"), "b,2,3,3"),
 ]
+
+
+class ClassToken(nn.Module):
+    """Puts a parameter before every sequence, in PyTorch's way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(jnp.ones((1, 1, 4)))
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        return jnp.concatenate([self.token.expand(x.shape[0], -1, -1), x, self.token.repeat(x.shape[0], 2, 1)], 1)
 
 
 class CausalAttention(nn.Module):
