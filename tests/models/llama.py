@@ -1,6 +1,8 @@
 """Llama (Touvron et al., 2023) under the names of Hugging Face's ``LlamaForCausalLM``: its weights load as they are."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +25,15 @@ class LlamaConfig:
     num_key_value_heads: int | None = None
     max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-6
-    rope_theta: float = 10000.0
+    head_dim: int | None = None
+    rope_parameters: Mapping[str, Any] | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
+
+    @property
+    def features(self) -> int:
+        """The size of a head."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
 
 
 class LlamaRotaryEmbedding(nn.Module):
@@ -36,17 +44,28 @@ class LlamaRotaryEmbedding(nn.Module):
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self.features = config.hidden_size // config.num_attention_heads
-        self.theta = config.rope_theta
+        self.features = config.features
+        self.settings = dict(config.rope_parameters or {})
 
     def forward(self, position_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-        inv_freq = 1 / self.theta ** (np.arange(0, self.features, 2, dtype=np.float32) / self.features)
-        angles = position_ids[:, None, :, None] * inv_freq[None, None, None]  # (B, 1, L, E / 2)
+        angles = position_ids[:, None, :, None] * self.frequencies()[None, None, None]  # (B, 1, L, E / 2)
         angles = jnp.concatenate([angles, angles], axis=-1)
         return jnp.cos(angles), jnp.sin(angles)
 
-    def extra_repr(self) -> str:
-        return f"{self.features}, theta={self.theta}"
+    def frequencies(self) -> np.ndarray:
+        """Return the angle per position of each pair; Llama 3 turns the slow ones, made for short texts, slower."""
+        rope = self.settings
+        exponents = np.arange(0, self.features, 2, dtype=np.float32) / self.features
+        inv_freq = 1 / rope.get("rope_theta", 10000.0) ** exponents
+        kind = rope.get("rope_type", "default")
+        if kind == "default":
+            return inv_freq
+        if kind != "llama3":
+            raise ValueError(f"expected the rope_type 'default' or 'llama3', got {kind!r}")
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        turns = rope["original_max_position_embeddings"] * inv_freq / (2 * np.pi)
+        kept = np.clip((turns - low) / (high - low), 0, 1)
+        return inv_freq * (kept + (1 - kept) / np.float32(rope["factor"]))
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
@@ -74,12 +93,12 @@ class LlamaAttention(nn.Module):
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.head_dim = config.features
         self.num_groups = config.num_key_value_heads or config.num_attention_heads
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * self.head_dim, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, self.num_groups * self.head_dim, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, self.num_groups * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.o_proj = nn.Linear(config.num_attention_heads * self.head_dim, config.hidden_size, bias=False)
         self.cache = None
 
     def forward(
@@ -93,7 +112,7 @@ class LlamaAttention(nn.Module):
         if self.cache is not None:
             key, value = self.cache(key, value, start)
         y = F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, enable_gqa=True)
-        return self.o_proj(y.swapaxes(1, 2).reshape(x.shape))
+        return self.o_proj(y.swapaxes(1, 2).reshape(*x.shape[:2], -1))
 
 
 class LlamaMLP(nn.Module):

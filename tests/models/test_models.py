@@ -1,6 +1,7 @@
 """Models as one would port them, against the PyTorch they come from: names, files, outputs and a training step."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -151,20 +152,25 @@ def test_state_after_a_training_step_is_equal(case):
 
 CASE = {case.name: case for case in CASES}
 LEFT = (np.arange(9) >= np.array([[0], [2], [5]])).astype(np.int64)
-VARIANTS = {
-    "GPT-2, no padding": ("GPT-2", {}, ["attention_mask"]),
-    "GPT-2, padding on the left": ("GPT-2", {"attention_mask": LEFT, "position_ids": LEFT.cumsum(1) * LEFT}, []),
-    "BERT, no padding": ("BERT", {}, ["attention_mask", "token_type_ids"]),
-    "Llama, no padding": ("Llama", {}, ["attention_mask"]),
-    "Llama, positions": ("Llama", {"position_ids": np.arange(9)[None] + np.array([[0], [2], [40]])}, []),
+LLAMA_3 = dict(
+    rope_type="llama3", rope_theta=500.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
+    original_max_position_embeddings=64,
+)  # fmt: skip
+VARIANTS = {  # other settings, other inputs, and those left out
+    "GPT-2, no padding": ("GPT-2", dict(n_inner=20), {}, ["attention_mask"]),
+    "GPT-2, padding on the left": ("GPT-2", {}, dict(attention_mask=LEFT, position_ids=LEFT.cumsum(1) * LEFT), []),
+    "BERT, no padding": ("BERT", {}, {}, ["attention_mask", "token_type_ids"]),
+    "Llama 3": ("Llama", dict(rope_parameters=LLAMA_3, head_dim=16), {}, ["attention_mask"]),
+    "Llama, other positions": ("Llama", {}, dict(position_ids=np.arange(9)[None] + np.array([[0], [2], [40]])), []),
 }
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_inputs_may_be_left_out_or_given(variant):
-    name, more, left_out = VARIANTS[variant]
-    inputs = {key: value for key, value in (batch_of(CASE[name])[0] | more).items() if key not in left_out}
-    theirs, net = build_theirs(CASE[name]), CASE[name].ours(**CASE[name].settings)
+def test_variants_predict_the_same(variant):
+    name, settings, more, left_out = VARIANTS[variant]
+    case = replace(CASE[name], settings=CASE[name].settings | settings)
+    inputs = {key: value for key, value in (batch_of(case)[0] | more).items() if key not in left_out}
+    theirs, net = build_theirs(case), case.ours(**case.settings)
     net.load_state_dict(theirs.state_dict())
     seen = inputs.get("attention_mask", np.ones((3, 9))) == 1  # what stands in place of padding has no meaning
     one, other = predict(net.eval(), inputs)[0], their_predictions(theirs, inputs)[0]
