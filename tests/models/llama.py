@@ -48,7 +48,7 @@ class LlamaRotaryEmbedding(nn.Module):
         self.settings = dict(config.rope_parameters or {})
 
     def forward(self, position_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-        angles = position_ids[:, None, :, None] * self.frequencies()[None, None, None]  # (B, 1, L, E / 2)
+        angles = position_ids[..., None] * self.frequencies()[None, None]  # (B, L, E / 2)
         angles = jnp.concatenate([angles, angles], axis=-1)
         return jnp.cos(angles), jnp.sin(angles)
 
@@ -70,8 +70,9 @@ class LlamaRotaryEmbedding(nn.Module):
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Rotate each pair of features, which lie half the features apart, by the angle of its position."""
+    cos, sin = (part[:, None].astype(x.dtype) for part in (cos, sin))  # (B, 1, L, E): the same for all heads
     first, second = jnp.split(x, 2, axis=-1)
-    return x * cos.astype(x.dtype) + jnp.concatenate([-second, first], axis=-1) * sin.astype(x.dtype)
+    return x * cos + jnp.concatenate([-second, first], axis=-1) * sin
 
 
 class KeyValueCache(nn.Module):
