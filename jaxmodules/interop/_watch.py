@@ -157,6 +157,18 @@ def _restorer(module: Any) -> Callable[[], None]:
     return restore
 
 
+def fit_inputs(module: Any, value: Any) -> Any:
+    """Give arrays in NumPy's default dtype, float64, the floating point dtype of a torch module's weights."""
+    tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
+    dtype = jax.dtypes.canonicalize_dtype(str(tensors[0].dtype).removeprefix("torch.") if tensors else np.float32)
+
+    def fit(leaf: Any) -> Any:
+        is_default = isinstance(leaf, np.ndarray | np.generic) and leaf.dtype == np.float64
+        return leaf.astype(dtype) if is_default else leaf
+
+    return map_inputs(fit, value)
+
+
 def map_inputs(function: Callable[[Any], Any], value: Any) -> Any:
     """Apply a function to the arrays and tensors in what a module is called with."""
     if is_tensor(value) or isinstance(value, jax.Array | np.ndarray | np.generic | Parameter):
@@ -182,8 +194,8 @@ def _to_tensor(leaf: Any, device: Any, is_double: bool) -> Any:
     if is_tensor(leaf):
         return leaf.detach().clone()
     values = np.asarray(leaf)
-    if values.dtype.kind in "fc" and not is_double:
-        values = values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
+    if values.dtype.kind == "f" and is_double:
+        values = values.astype(np.float64)
     elif values.dtype.kind == "i" and isinstance(leaf, jax.Array) and not jax.config.read("jax_enable_x64"):
         values = values.astype(np.int64)
     return to_tensor(values).to(device)

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxmodules._table import align
 from jaxmodules.interop._live import check_module, shape_dtype
-from jaxmodules.interop._watch import Call, Leaves, Run, run_ours, run_theirs
+from jaxmodules.interop._watch import Call, Leaves, Run, fit_inputs, run_ours, run_theirs
 from jaxmodules.nn._writable import tensor_to_numpy
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import is_lazy
@@ -98,7 +98,8 @@ def compare(
         torch_module: the :class:`torch.nn.Module`.
         net: its counterpart, with the same names.
         inputs: what both are called with: arrays of NumPy, JAX or torch, and containers of these. A tuple alone is all
-            the positional arguments, a dict alone the keyword arguments.
+            the positional arguments, a dict alone the keyword arguments. NumPy's default, float64, stands for the
+            dtype of the weights.
         rtol: how far elements may differ, relative to the largest absolute value of torch's output; by default as
             suits the dtype, 1e-4 for float32. Integers must be equal.
         atol: how far they may differ beside that; 1e-6 for float32.
@@ -135,6 +136,7 @@ def compare(
         inputs = inputs[0]
     elif len(inputs) == 1 and isinstance(inputs[0], dict):
         inputs, kwargs = (), {**inputs[0], **kwargs}
+    inputs, kwargs = fit_inputs(torch_module, inputs), fit_inputs(torch_module, kwargs)
     theirs = run_theirs(torch_module, inputs, kwargs)
     ours = run_ours(net, inputs, kwargs)
     comparing = _Comparing(torch_module, net, rtol, atol)

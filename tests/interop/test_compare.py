@@ -136,10 +136,10 @@ def statuses(cls: Any, *inputs: Any, **kwargs: Any) -> dict[str, str]:
 INPUTS = [
     ((X,), {}),
     ((X.astype(np.float32),), {"scale": 2.0}),
-    ((jnp.asarray(X), np.float32(2)), {}),
+    ((jnp.asarray(X, jnp.float32), np.float32(2)), {}),
     ((torch.tensor(X, dtype=torch.float32),), {"scale": torch.ones(4)}),
     (((X, 2.0),), {}),
-    (({"x": X, "scale": jnp.ones(4)},), {}),
+    (({"x": X, "scale": jnp.ones(4, jnp.float32)},), {}),
 ]
 
 
@@ -218,7 +218,7 @@ def test_modules_of_one_tree_only_are_listed() -> None:
 def test_tolerance_is_that_of_the_dtype(theirs: Any, ours: Any, agrees: bool) -> None:
     modules = torch.nn.Identity(), nn.Identity()
     modules[0].register_forward_hook(lambda *_: torch.tensor(theirs))
-    modules[1].register_forward_hook(lambda *_: jnp.asarray(ours))
+    modules[1].register_forward_hook(lambda *_: jnp.asarray(torch.tensor(ours).numpy()))
     assert jm.compare(*modules, X).equal is agrees
 
 
@@ -239,9 +239,10 @@ def test_transformer_is_walked_past_fused_kernels_and_compiled_calls() -> None:
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-def test_double_precision_meets_single() -> None:
-    theirs = torch.nn.Linear(4, 2, dtype=torch.float64)
-    assert jm.compare(theirs, jm.from_torch(theirs), X)
+def test_numpys_default_stands_for_the_dtype_of_the_weights() -> None:
+    for dtype in (torch.float64, torch.bfloat16):
+        theirs = torch.nn.Linear(4, 2, dtype=dtype)
+        assert jm.compare(theirs, jm.from_torch(theirs), X)
 
 
 def test_recurrent_net_takes_packed_sequences() -> None:
