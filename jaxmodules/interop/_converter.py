@@ -112,8 +112,8 @@ class Converter:
     def _container(self, value: Any) -> Any:
         kind: Any = type(value)
         if isinstance(value, functools.partial):
-            arguments = (self._at(i, item) for i, item in enumerate(value.args))
-            return kind(self(value.func), *arguments, **self(value.keywords))
+            function, *arguments = [self._at(i, item) for i, item in enumerate((value.func, *value.args))]
+            return kind(function, *arguments, **self(value.keywords)) if function is not None else None
         if kind in (dict, OrderedDict):
             ours = self._keep(value, kind())
             ours.update({self(key): self._at(key, item) for key, item in value.items()})
@@ -261,7 +261,14 @@ class Converter:
 
     def _made_by(self, make: Any, theirs: Any) -> Any:
         """Return what a registered function makes of a module, with its weights loaded."""
-        ours = make(theirs, self) if _counterparts.takes_two(make) else make(theirs)
+        try:
+            ours = make(theirs, self) if _counterparts.takes_two(make) else make(theirs)
+        except Exception:
+            if not self.unknown:
+                raise
+            ours = Module()  # something in there is unknown, which is what the error will be about
+        if self.unknown:
+            return self._keep(theirs, ours)
         if not isinstance(ours, Module):
             name = getattr(make, "__qualname__", repr(make))
             raise TypeError(
@@ -284,7 +291,7 @@ class Converter:
         for entry in entries(theirs):
             place = places.pop(entry.name, None)
             known = self._made.get(id(entry.value))
-            if place is None:
+            if place is None or place.is_parameter != entry.is_parameter:
                 if known is None and entry.is_persistent:
                     unexpected.append(entry.name)
             elif tuple(place.value.shape) != tuple(entry.value.shape):

@@ -45,6 +45,8 @@ def from_torch(module: Any, mapping: Mapping[Any, Any] | None = None) -> Module:
         )
     """
     check_module(module, "from_torch(module); load_state_dict takes state dicts of torch as they are")
+    if not isinstance(mapping, Mapping | None):
+        raise TypeError(f"expected a mapping of classes, got {mapping!r}: give {{TheirClass: YourClass}}")
     mapping = dict(mapping or {})
     for theirs, ours in mapping.items():
         check_key(theirs)

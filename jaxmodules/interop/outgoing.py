@@ -101,13 +101,13 @@ def _check_tying(ours: dict[str, Entry], theirs: dict[str, Entry]) -> None:
 def _check_fit(torch_module: Any, state: Any, passing: dict[str, Any], theirs: dict[str, Entry]) -> None:
     """Raise torch's report if names or shapes do not match, before anything changes.
 
-    The torch module loads its own tensors where they would be replaced, which changes nothing, and what does not fit.
+    The torch module loads its own state where that would be replaced, which changes nothing, and what does not fit.
     """
     own = torch_module.state_dict(keep_vars=True)
     rehearsed = state.copy()
     rehearsed._metadata = state._metadata
     for name, value in state.items():
-        if is_tensor(own.get(name)) and _fits(value, own[name]):
+        if name in own and (not is_tensor(own[name]) or _fits(value, own[name])):
             rehearsed[name] = own[name]
     torch_module.load_state_dict(rehearsed)
     misfits = [
@@ -118,4 +118,4 @@ def _check_fit(torch_module: Any, state: Any, passing: dict[str, Any], theirs: d
 
 
 def _fits(new: Any, old: Any) -> bool:
-    return hasattr(old, "materialize") or tuple(new.shape) == tuple(old.shape)
+    return hasattr(old, "materialize") or getattr(new, "shape", None) == old.shape

@@ -163,15 +163,16 @@ def square(x: Any) -> Any:
 def test_everything_unknown_is_named_in_one_error() -> None:
     theirs = torch.nn.ModuleDict({"a": TorchBlock(1), "b": TorchBlock(1), "c": torch.nn.DataParallel(TorchTied())})
     theirs["d"] = torch.nn.TransformerEncoderLayer(4, 2, 8, activation=torch.sin)
-    theirs["e"] = torch.nn.TransformerEncoderLayer(4, 2, 8, activation=square)
+    theirs["e"] = torch.nn.TransformerEncoderLayer(4, 2, 8, activation=functools.partial(square))
+    theirs["f"] = torch.nn.Conv1d(1, 1, 1)
     home = TorchBlock.__module__
     message = (
         rf"(?s)some classes or functions in ModuleDict:\n    {home}.TorchBlock, at 'a', 'b'\n"
         rf".*DataParallel, at 'c'\n    {home}.TorchTied, at 'c.module'\n    torch.sin, at 'd.activation'\n"
-        r".*square, at 'e.activation'\n.*jm.interop.register\(Theirs, Ours\)"
+        r".*square, at 'e.activation.0'\n.*jm.interop.register\(Theirs, Ours\)"
     )
     with pytest.raises(TypeError, match=message):
-        jm.from_torch(theirs)
+        jm.from_torch(theirs, {torch.nn.Conv1d: lambda module, convert: convert(theirs["a"]).conv})
 
 
 def test_functions_can_be_mapped_too() -> None:
@@ -229,6 +230,11 @@ def test_registry_refuses_what_can_not_be_meant(theirs: Any, ours: Any, message:
         jm.interop.register(theirs, ours)
     with pytest.raises(TypeError, match=message):
         jm.from_torch(torch.nn.ReLU(), {theirs: ours})
+
+
+def test_mapping_is_a_mapping() -> None:
+    with pytest.raises(TypeError, match="expected a mapping of classes, got .*Tied.*: give {TheirClass: YourClass}"):
+        jm.from_torch(TorchTied(), Tied)  # type: ignore[arg-type]
 
 
 def test_function_must_return_a_module() -> None:

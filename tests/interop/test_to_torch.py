@@ -111,6 +111,39 @@ def test_misfit_of_a_buffer_outside_the_state_dict_changes_nothing() -> None:
     assert_unchanged(theirs, before)
 
 
+class TorchExtra(torch.nn.PReLU):
+    """A module whose state is more than tensors."""
+
+    step = 1
+
+    def get_extra_state(self) -> Any:
+        return self.step
+
+    def set_extra_state(self, state: Any) -> None:
+        self.step = state
+
+
+class Extra(nn.PReLU):
+    """The same."""
+
+    def get_extra_state(self) -> Any:
+        return self.step
+
+    def set_extra_state(self, state: Any) -> None:
+        self.step = state
+
+
+def test_extra_state_goes_along_if_all_fits() -> None:
+    theirs = torch.nn.Sequential(TorchExtra())
+    theirs[0].step = 7
+    ours = jm.from_torch(theirs, {TorchExtra: Extra})
+    ours[0].step = 9
+    with pytest.raises(RuntimeError, match='Unexpected key.*"1.weight"'):
+        jm.to_torch(nn.Sequential(ours[0], nn.PReLU()), theirs)
+    assert theirs[0].step == 7
+    assert jm.to_torch(ours, theirs)[0].step == 9
+
+
 def test_parameters_that_are_one_there_must_be_equal_here() -> None:
     theirs = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2, bias=False))
     theirs[1].weight = theirs[0].weight
