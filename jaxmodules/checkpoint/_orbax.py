@@ -62,6 +62,8 @@ class Store:
             todelete_subdir=_DELETED if self.is_local else None,
             cleanup_tmp_directories=not self.is_local and not is_read_only,
             enable_async_checkpointing=is_async,
+            # Where folders cannot be made, writers in the background would wait for them for minutes.
+            async_options=self._ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         _finish_at_exit()
         self._manager = self._ocp.CheckpointManager(self.directory, options=options)

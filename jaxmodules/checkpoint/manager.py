@@ -1,5 +1,6 @@
 """Checkpoints of a training, numbered by step, in a folder that Orbax writes."""
 
+import contextlib
 import io
 import math
 import numbers
@@ -404,11 +405,11 @@ class CheckpointManager:
         """Return the score of each step that has one."""
         found = []
         for step in steps:
-            try:
-                metrics = self.metrics(step)
+            with contextlib.suppress(Exception):  # damaged, or saved with other metrics
+                if step not in self._metrics:
+                    self._metrics[step] = _tree.unpack(self._store.read_tree(step)["metrics"], {})
+                metrics = self._metrics[step]
                 found += [] if metrics is None else [(self._score(metrics), step)]
-            except (CheckpointError, ValueError):  # damaged, or saved with other metrics
-                continue
         return found
 
     def _kept(self, steps: list[int]) -> set[int]:

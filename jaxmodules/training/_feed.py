@@ -191,9 +191,7 @@ class Feed:
         while len(self._anchors) > 1 and self._anchors[1]["batch"] <= self.taken:
             self._anchors.popleft()
         generator, hosts = self._generator.get_state(), _hosts.capture()
-        self._anchors.append(
-            {"batch": self._drawn, "generator": generator, "hosts": hosts, "state": plain(state)}
-        )
+        self._anchors.append({"batch": self._drawn, "generator": generator, "hosts": hosts, "state": plain(state)})
 
     def _prepared(self, batch: Any) -> tuple[tuple[Any, ...], int]:
         args = tuple(batch) if isinstance(batch, tuple | list) else (batch,)

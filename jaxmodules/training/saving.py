@@ -64,10 +64,12 @@ class Checkpoint(Callback):
     ) -> None:
         if keep is not None and keep < 1:
             raise ValueError(f"keep must be positive, or None for all, got {keep}")
-        self.manager = path if isinstance(path, CheckpointManager) else None
-        if self.manager is not None and (keep != 1 or best is not None):
-            raise ValueError("a CheckpointManager has its own max_to_keep and best_fn: give keep and best as these")
-        self.path = Path(self.manager.directory if isinstance(path, CheckpointManager) else path)
+        self.manager: CheckpointManager | None = None
+        if isinstance(path, CheckpointManager):
+            if keep != 1 or best is not None:
+                raise ValueError("a CheckpointManager has its own max_to_keep and best_fn: give keep and best as these")
+            self.manager, path = path, path.directory
+        self.path = Path(path)
         self.is_file = self.path.suffix == ".safetensors"
         self.every_epochs = every_epochs
         self.every_steps = every_steps

@@ -6,6 +6,7 @@ no time, so a training is always saving. A line on the pipe tells the parent how
 
 import argparse
 import hashlib
+import importlib
 import os
 import random
 import signal
@@ -18,12 +19,7 @@ import jax
 import numpy as np
 
 import jaxmodules as jm
-
-assert not {"orbax", "tensorstore"} & set(sys.modules), "import jaxmodules must not import Orbax"
-
-import orbax.checkpoint  # noqa: E402, F401 - once, for all forks
-
-from jaxmodules.checkpoint import CheckpointManager  # noqa: E402
+from jaxmodules.checkpoint import CheckpointManager
 
 
 class Momentum:
@@ -124,6 +120,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--longest", type=float, default=0.04)
     given = parser.parse_args()
+    assert not {"orbax", "tensorstore"} & set(sys.modules), "import jaxmodules must not import Orbax"
+    importlib.import_module("orbax.checkpoint")
     chance = random.Random(given.seed)
     safe, resumed = 0, []
     for _ in range(given.kills):

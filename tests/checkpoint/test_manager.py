@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,6 @@ from jaxmodules.checkpoint import CheckpointError, CheckpointManager
 MESH = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
 ROWS = NamedSharding(MESH, PartitionSpec("x"))
 COLUMNS = NamedSharding(MESH, PartitionSpec(None, "x"))
-ROOT = Path(__file__).parents[2]
 
 
 class Net(nn.Module):
@@ -365,20 +363,20 @@ def test_random_state_is_restored_even_if_nothing_else_is(tmp_path: Path) -> Non
     assert jm.rand(3).tolist() == first
 
 
-@pytest.mark.parametrize("damage", ["tree", "tree/metadata", "arrays", "arrays/manifest.ocdbt", "arrays/d"])
-@pytest.mark.parametrize("truncate", [False, True])
-def test_damaged_checkpoint_is_told_from_intact_ones(damage: str, truncate: bool, tmp_path: Path) -> None:
+DAMAGES = ["tree", "tree/metadata", "arrays", "arrays/manifest.ocdbt", "arrays/d"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_checkpoint_is_told_from_intact_ones(damage: str, tmp_path: Path) -> None:
     with CheckpointManager(tmp_path) as manager:
         for step in range(3):
             manager.save(step, x=jnp.full(3, step))
     for step in (1, 2):
         path = tmp_path / str(step) / damage
-        if path.is_file() and truncate:
-            os.truncate(path, path.stat().st_size // 2)
-        elif path.is_file():
-            path.unlink()
-        else:
+        if path.is_dir():
             shutil.rmtree(path)
+        else:
+            os.truncate(path, path.stat().st_size // 2)
     with CheckpointManager(tmp_path) as manager:
         with pytest.raises(CheckpointError, match=r"step 2: '.*/2' is damaged.*; step 0 is intact: restore\(0, ...\)"):
             manager.restore(x=None)
@@ -406,8 +404,3 @@ def test_missing_orbax_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
     with pytest.raises(ImportError, match=r"pip install jaxmodules\[checkpoint\]"):
         CheckpointManager(tmp_path)
-
-
-def test_importing_the_package_imports_no_orbax() -> None:
-    code = "import sys, jaxmodules; assert not {'orbax', 'tensorstore'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
