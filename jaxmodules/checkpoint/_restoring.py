@@ -13,7 +13,7 @@ from jaxmodules.checkpoint._stateful import get_state, has_state, set_state
 from jaxmodules.nn._writable import unbox
 from jaxmodules.nn.modules._state_dict import Snapshot
 from jaxmodules.nn.modules.module import Module
-from jaxmodules.nn.parameter import Parameter
+from jaxmodules.nn.parameter import Parameter, is_lazy
 from jaxmodules.random import copy_to_jax, get_rng_state, set_rng_state
 
 Device = Any | Callable[[str, jax.ShapeDtypeStruct], Any]
@@ -43,6 +43,8 @@ class Places:
         return found
 
     def _place(self, name: str, like: Any) -> Any:
+        if is_lazy(like):
+            return None
         dtype, shape = np.dtype(self._described[name][0]), tuple(self._described[name][1])
         like = like.value if isinstance(like, Parameter) else unbox(like)
         if tuple(getattr(like, "shape", ())) != shape or jax.dtypes.canonicalize_dtype(dtype) != dtype:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 from jaxmodules._device import parse_device
+from jaxmodules._tracing import is_tracing
 from jaxmodules.checkpoint import _restoring, _tree
 from jaxmodules.checkpoint._orbax import Store, describe, is_empty, snapshot
 from jaxmodules.checkpoint._stateful import get_state, has_state
@@ -96,6 +97,7 @@ class CheckpointManager:
         self.read_only = read_only
         self._metrics: dict[int, dict[str, float] | None] = {}
         self._writing: int | None = None
+        self._is_closed = False
         try:
             self._store = Store(
                 os.fspath(directory), self._kept, save_interval_steps, read_only, enable_async_checkpointing
@@ -164,10 +166,15 @@ class CheckpointManager:
             OSError: this checkpoint, or the one before, could not be written.
         """
         step = _checked(step)
+        _check_not_traced("save")
+        if self._is_closed:
+            raise ValueError(f"cannot save to {self.directory!r}: this manager has been closed, make another one")
         if self.read_only:
             raise io.UnsupportedOperation(f"cannot save to {self.directory!r}, which was opened with read_only=True")
         if _RNG in objects:
             raise ValueError(f"the name {_RNG!r} is taken by the state of the random numbers: give another one")
+        if not isinstance(metrics, Mapping | None):
+            raise TypeError(f"metrics must be numbers by name, got {type(metrics).__name__}")
         numbers = None if metrics is None else {name: float(value) for name, value in metrics.items()}
         if self.best_fn is not None and numbers is not None:
             self._score(numbers)
@@ -258,6 +265,7 @@ class CheckpointManager:
             CheckpointError: the checkpoint is damaged; the message names one that is not.
             RuntimeError: what was saved does not fit the objects.
         """
+        _check_not_traced("restore")
         if not callable(device):
             parse_device(device)
         self.wait_until_finished()
@@ -318,6 +326,7 @@ class CheckpointManager:
         Raises:
             OSError: the last checkpoint could not be written.
         """
+        self._is_closed = True
         try:
             self._store.close()
         except Exception as error:
@@ -423,10 +432,15 @@ class CheckpointManager:
 
 def _checked(step: Any) -> int:
     if isinstance(step, bool) or not isinstance(step, numbers.Integral):
-        raise TypeError(f"step must be an int, got {type(step).__name__}")
+        raise TypeError(f"step must be an int, got {type(step).__name__}: objects are given by name, as in net=net")
     if step < 0:
         raise ValueError(f"step must not be negative, got {step}")
     return int(step)
+
+
+def _check_not_traced(method: str) -> None:
+    if is_tracing():
+        raise RuntimeError(f"{method} was called while a function is traced: call it outside jit, grad and vmap")
 
 
 def _first_line(error: BaseException) -> str:

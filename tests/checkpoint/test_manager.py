@@ -171,6 +171,18 @@ def test_restored_arrays_can_be_donated(saved: tuple[Path, list[Any]]) -> None:
     assert same(contents(objects), saved[1])
 
 
+@pytest.mark.parametrize("state", ["lazy", "deleted"])
+def test_places_that_hold_nothing_are_filled(state: str, tmp_path: Path) -> None:
+    net = nn.Linear(2, 3)
+    with CheckpointManager(tmp_path) as manager:
+        manager.save(0, net=net)
+        other = nn.LazyLinear(3) if state == "lazy" else nn.Linear(2, 3)
+        if state == "deleted":
+            other.weight.value.delete()
+        manager.restore(net=other)
+    assert other.weight.tolist() == net.weight.tolist()
+
+
 def narrow(objects: dict[str, Any]) -> None:
     objects["net"].norm = nn.BatchNorm1d(5)
 
@@ -278,6 +290,9 @@ def test_odd_values_keep_type_and_bits(tmp_path: Path) -> None:
 
 REFUSED = [
     (lambda m: m.save(True), TypeError, "step must be an int, got bool"),
+    (lambda m: m.restore(Position()), TypeError, "step must be an int, got Position: objects are given by name"),
+    (lambda m: jm.jit(lambda x: m.save(3, x=x))(1.0), RuntimeError, "save was called while a function is traced"),
+    (lambda m: m.save(3, metrics=[1]), TypeError, "metrics must be numbers by name, got list"),
     (lambda m: m.save(-1), ValueError, "step must not be negative, got -1"),
     (lambda m: m.save(1), ValueError, r"step 1 is lower than 2, the newest in .*: delete the steps above it"),
     (lambda m: m.save(2, force=True), ValueError, r"there is a checkpoint of step 2 in .*: delete\(2\) first"),
@@ -302,6 +317,16 @@ def test_wrong_calls_are_explained(call: Any, kind: type[Exception], message: st
         with pytest.raises(kind, match=message):
             call(manager)
         assert manager.all_steps() == [2] and manager.restore().values == {"x": 1}
+
+
+def test_closed_manager_takes_no_more(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path)
+    manager.save(0, x=1)
+    manager.close()
+    manager.close()
+    with pytest.raises(ValueError, match="this manager has been closed, make another one"):
+        manager.save(1)
+    assert manager.restore().values == {"x": 1}
 
 
 def test_same_step_is_saved_once(tmp_path: Path) -> None:
