@@ -21,8 +21,8 @@ from jaxmodules.transforms._stage import settled, unboxed
 
 Weights = Literal["embedded", "inputs", "inputs+outputs"]
 _ADVICE = (
-    "(what is exported depends on a size that dynamic_shapes leaves open: give it bounds, by jm.export.Dim('b', min=2) in"
-    " the place of 'b', or fix it)"
+    "(what is exported depends on a size that dynamic_shapes leaves open: give it bounds, by"
+    " jm.export.Dim('b', min=2) in the place of 'b', or fix it)"
 )
 _KEY = jax.ShapeDtypeStruct((2,), np.uint32)
 

@@ -50,7 +50,11 @@ def axes_of(dim: Any, ndim: int) -> Any:
 def _sizes(args: tuple[Any, ...]) -> tuple[int, ...]:
     """Return sizes given one by one or as one sequence."""
     given = args[0] if len(args) == 1 and isinstance(args[0], Sequence) else args
-    return tuple(size if jax.export.is_symbolic_dim(size) else int(size) for size in given)
+    return tuple(_size(size) for size in given)
+
+
+def _size(given: Any) -> Any:
+    return given if jax.export.is_symbolic_dim(given) else int(given)
 
 
 def narrow_dtype(dtype: Any) -> Any:
