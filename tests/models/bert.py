@@ -171,7 +171,7 @@ class BertLMPredictionHead(nn.Module):
         super().__init__()
         self.transform = BertPredictionHeadTransform(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
-        self.bias = nn.Parameter(jnp.zeros(config.vocab_size))
+        self.bias = nn.Parameter(jnp.zeros(config.vocab_size, jnp.float32))
         self.decoder.bias = self.bias
 
     def forward(self, x: jax.Array) -> jax.Array:

@@ -1,24 +1,20 @@
 """The models under test: a row names ours, the reference, both at a small size, and a batch."""
 
+import importlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-
 import jax
 import numpy as np
 import torch
-from transformers.models.bert import modeling_bert as hf_bert
-from transformers.models.gpt2 import modeling_gpt2 as hf_gpt2
-from transformers.models.llama import modeling_llama as hf_llama
-from transformers.models.resnet import modeling_resnet as hf_resnet
-from transformers.models.vit import modeling_vit as hf_vit
 
 from jaxmodules import nn
 from jaxmodules.nn import functional as F
 from tests.models import alexnet, bert, gpt2, llama, resnet, resnet_hf, torchvision_models, vit
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}  # read when transformers is imported
 
 Batch = dict[str, np.ndarray]
 
@@ -68,9 +64,19 @@ class Case:
         return self.name
 
 
-def configured(model: Callable[..., Any], config: Callable[..., Any], **fixed: Any) -> Callable[..., Any]:
-    """Return a function of the settings alone; of theirs, ``fixed`` picks the plain implementation of attention."""
-    return lambda **settings: model(config(**settings, **fixed))
+def ported(model: Callable[..., Any], config: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of the settings alone."""
+    return lambda **settings: model(config(**settings))
+
+
+def reference(module: str, name: str, **fixed: Any) -> Callable[..., Any]:
+    """Return a function of the settings alone, which imports the model (that takes seconds) when it is called."""
+
+    def build(**settings: Any) -> Any:
+        model = getattr(importlib.import_module(f"transformers.models.{module}.modeling_{module}"), name)
+        return model(model.config_class(**settings, **fixed))
+
+    return build
 
 
 def text(rng: np.random.RandomState) -> Batch:
@@ -106,8 +112,8 @@ EAGER = {"attn_implementation": "eager"}
 CASES = [
     Case(
         "GPT-2",
-        configured(gpt2.GPT2LMHeadModel, gpt2.GPT2Config),
-        configured(hf_gpt2.GPT2LMHeadModel, hf_gpt2.GPT2Config, **EAGER),
+        ported(gpt2.GPT2LMHeadModel, gpt2.GPT2Config),
+        reference("gpt2", "GPT2LMHeadModel", **EAGER),
         dict(
             vocab_size=50, n_positions=16, n_embd=24, n_layer=2, n_head=3, initializer_range=0.3,
             resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
@@ -116,8 +122,8 @@ CASES = [
     ),
     Case(
         "BERT",
-        configured(bert.BertForPreTraining, bert.BertConfig),
-        configured(hf_bert.BertForPreTraining, hf_bert.BertConfig, **EAGER),
+        ported(bert.BertForPreTraining, bert.BertConfig),
+        reference("bert", "BertForPreTraining", **EAGER),
         dict(
             vocab_size=50, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40,
             max_position_embeddings=16, initializer_range=0.3, hidden_dropout_prob=0.0,
@@ -127,8 +133,8 @@ CASES = [
     ),
     Case(
         "Llama",
-        configured(llama.LlamaForCausalLM, llama.LlamaConfig),
-        configured(hf_llama.LlamaForCausalLM, hf_llama.LlamaConfig, **EAGER),
+        ported(llama.LlamaForCausalLM, llama.LlamaConfig),
+        reference("llama", "LlamaForCausalLM", **EAGER),
         dict(
             vocab_size=50, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
             num_key_value_heads=2, initializer_range=0.3,
@@ -137,8 +143,8 @@ CASES = [
     ),
     Case(
         "ViT",
-        configured(vit.ViTForImageClassification, vit.ViTConfig),
-        configured(hf_vit.ViTForImageClassification, hf_vit.ViTConfig, **EAGER),
+        ported(vit.ViTForImageClassification, vit.ViTConfig),
+        reference("vit", "ViTForImageClassification", **EAGER),
         dict(
             hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, image_size=12,
             patch_size=4, num_labels=5, initializer_range=0.3,
@@ -147,8 +153,8 @@ CASES = [
     ),
     Case(
         "ResNet of Hugging Face",
-        configured(resnet_hf.ResNetForImageClassification, resnet_hf.ResNetConfig),
-        configured(hf_resnet.ResNetForImageClassification, hf_resnet.ResNetConfig),
+        ported(resnet_hf.ResNetForImageClassification, resnet_hf.ResNetConfig),
+        reference("resnet", "ResNetForImageClassification"),
         dict(embedding_size=8, hidden_sizes=(16, 32), depths=(2, 2), num_labels=5),
         images(24), classes, optimizer=SGD,
     ),

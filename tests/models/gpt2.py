@@ -33,8 +33,8 @@ class Conv1D(nn.Module):
         super().__init__()
         self.nf = nf
         self.nx = nx
-        self.weight = nn.Parameter(jnp.empty((nx, nf)))
-        self.bias = nn.Parameter(jnp.zeros(nf))
+        self.weight = nn.Parameter(jnp.empty((nx, nf), jnp.float32))
+        self.bias = nn.Parameter(jnp.zeros(nf, jnp.float32))
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, x: jax.Array) -> jax.Array:

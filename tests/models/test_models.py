@@ -16,7 +16,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxmodules as jm
 from jaxmodules import nn
-from tests.models.cases import CASES, Batch, Case, disturb
+from tests.models import bert
+from tests.models.cases import CASES, Batch, Case, disturb, ported, reference
 
 pytestmark = pytest.mark.xdist_group("models")
 every_model = pytest.mark.parametrize("case", CASES, ids=str)
@@ -98,7 +99,7 @@ def trained(case: Case) -> SimpleNamespace:
 
 
 @every_model
-def test_names_and_shapes_are_those_of_the_published_model(case):
+def test_names_and_shapes_are_those_of_the_published_model(case: Case) -> None:
     with jm.device("meta"), torch.device("meta"):
         ours, theirs = case.ours(**case.published), case.theirs(**case.published)
     expected = {name: tuple(value.shape) for name, value in theirs.state_dict().items()}
@@ -124,7 +125,7 @@ LOADERS = {
 
 @every_model
 @pytest.mark.parametrize("loader", LOADERS)
-def test_state_loads_as_it_is(case, loader, tmp_path):
+def test_state_loads_as_it_is(case: Case, loader: str, tmp_path: Path) -> None:
     theirs, net = build_theirs(case), case.ours(**case.settings)
     state = LOADERS[loader](theirs, tmp_path / "model")
     assert str(net.load_state_dict(state, strict=True)) == "<All keys matched successfully>"
@@ -132,21 +133,21 @@ def test_state_loads_as_it_is(case, loader, tmp_path):
 
 
 @every_model
-def test_predictions_are_equal(case):
+def test_predictions_are_equal(case: Case) -> None:
     for ours, theirs in zip(*trained(case).logits, strict=True):
         assert theirs.abs().max() > 0.1
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
 
 
 @every_model
-def test_loss_and_gradients_are_equal(case):
+def test_loss_and_gradients_are_equal(case: Case) -> None:
     result = trained(case)
     assert_close(*result.loss, 1e-5)
     assert_close(*result.grads, case.tolerance)
 
 
 @every_model
-def test_state_after_a_training_step_is_equal(case):
+def test_state_after_a_training_step_is_equal(case: Case) -> None:
     assert_close(*trained(case).state, 1e-5)
 
 
@@ -156,19 +157,28 @@ LLAMA_3 = dict(
     rope_type="llama3", rope_theta=500.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
     original_max_position_embeddings=64,
 )  # fmt: skip
-VARIANTS = {  # other settings, other inputs, and those left out
-    "GPT-2, no padding": ("GPT-2", dict(n_inner=20), {}, ["attention_mask"]),
-    "GPT-2, padding on the left": ("GPT-2", {}, dict(attention_mask=LEFT, position_ids=LEFT.cumsum(1) * LEFT), []),
-    "BERT, no padding": ("BERT", {}, {}, ["attention_mask", "token_type_ids"]),
-    "Llama 3": ("Llama", dict(rope_parameters=LLAMA_3, head_dim=16), {}, ["attention_mask"]),
-    "Llama, other positions": ("Llama", {}, dict(position_ids=np.arange(9)[None] + np.array([[0], [2], [40]])), []),
+
+
+def changed(name: str, settings: dict[str, Any] | None = None, **changes: Any) -> Case:
+    return replace(CASE[name], settings=CASE[name].settings | (settings or {}), **changes)
+
+
+MASKED_LM = {
+    "ours": ported(bert.BertForMaskedLM, bert.BertConfig),
+    "theirs": reference("bert", "BertForMaskedLM", attn_implementation="eager"),
+}
+VARIANTS = {  # a model, inputs in the place of its own, and those left out
+    "GPT-2, no padding": (changed("GPT-2", dict(n_inner=20)), {}, ["attention_mask"]),
+    "GPT-2, padding on the left": (CASE["GPT-2"], dict(attention_mask=LEFT, position_ids=LEFT.cumsum(1) * LEFT), []),
+    "BERT, masked words only": (changed("BERT", **MASKED_LM), {}, ["attention_mask", "token_type_ids"]),
+    "Llama 3": (changed("Llama", dict(rope_parameters=LLAMA_3, head_dim=16)), {}, ["attention_mask"]),
+    "Llama, positions": (CASE["Llama"], dict(position_ids=np.arange(9)[None] + np.array([[0], [2], [40]])), []),
 }
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_variants_predict_the_same(variant):
-    name, settings, more, left_out = VARIANTS[variant]
-    case = replace(CASE[name], settings=CASE[name].settings | settings)
+def test_variants_predict_the_same(variant: str) -> None:
+    case, more, left_out = VARIANTS[variant]
     inputs = {key: value for key, value in (batch_of(case)[0] | more).items() if key not in left_out}
     theirs, net = build_theirs(case), case.ours(**case.settings)
     net.load_state_dict(theirs.state_dict())
@@ -177,7 +187,7 @@ def test_variants_predict_the_same(variant):
     np.testing.assert_allclose(np.asarray(one)[seen], other.numpy()[seen], rtol=0, atol=1e-4)
 
 
-def test_positions_of_vit_stretch_to_other_images():
+def test_positions_of_vit_stretch_to_other_images() -> None:
     theirs, net = build_theirs(CASE["ViT"]), CASE["ViT"].ours(**CASE["ViT"].settings)
     net.load_state_dict(theirs.state_dict())
     images = np.random.RandomState(0).standard_normal((1, 3, 16, 24)).astype(np.float32)
@@ -189,7 +199,7 @@ def test_positions_of_vit_stretch_to_other_images():
         net(images)
 
 
-def test_text_generated_with_a_cache_is_equal():
+def test_text_generated_with_a_cache_is_equal() -> None:
     case = CASE["Llama"]
     theirs, net = build_theirs(case), case.ours(**case.settings)
     net.load_state_dict(theirs.state_dict())
@@ -204,7 +214,7 @@ def test_text_generated_with_a_cache_is_equal():
     assert net.state_dict().keys() == theirs.state_dict().keys()
 
 
-def test_step_over_several_devices_is_equal():
+def test_step_over_several_devices_is_equal() -> None:
     case = CASE["Llama"]
     mesh = jax.make_mesh((4,), ("model",), axis_types=(AxisType.Auto,))
     net = case.ours(**case.settings)
@@ -220,7 +230,7 @@ def test_step_over_several_devices_is_equal():
     assert not net.model.layers[1].mlp.up_proj.weight.value.sharding.is_fully_replicated
 
 
-def test_functionalized_model_gives_the_same_gradients_and_statistics():
+def test_functionalized_model_gives_the_same_gradients_and_statistics() -> None:
     case = CASE["ResNet of Hugging Face"]
     net = case.ours(**case.settings)
     net.load_state_dict(build_theirs(case).state_dict())
@@ -228,8 +238,8 @@ def test_functionalized_model_gives_the_same_gradients_and_statistics():
     inputs, labels = batch_of(case)
 
     @jax.jit
-    def gradients(params, buffers):
-        def loss_fn(params):
+    def gradients(params: Any, buffers: Any) -> Any:
+        def loss_fn(params: Any) -> Any:
             logits, after = apply(params, buffers, **inputs)
             return case.loss(logits, **labels), after
 

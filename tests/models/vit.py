@@ -46,8 +46,8 @@ class ViTEmbeddings(nn.Module):
         super().__init__()
         self.grid = config.image_size // config.patch_size
         self.patch_size = config.patch_size
-        self.cls_token = nn.Parameter(jnp.empty((1, 1, config.hidden_size)))
-        self.position_embeddings = nn.Parameter(jnp.empty((1, self.grid**2 + 1, config.hidden_size)))
+        self.cls_token = nn.Parameter(jnp.empty((1, 1, config.hidden_size), jnp.float32))
+        self.position_embeddings = nn.Parameter(jnp.empty((1, self.grid**2 + 1, config.hidden_size), jnp.float32))
         self.patch_embeddings = ViTPatchEmbeddings(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         nn.init.trunc_normal_(self.cls_token, std=config.initializer_range)
