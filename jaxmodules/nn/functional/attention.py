@@ -136,7 +136,8 @@ def _open_dead_rows(mask: Array) -> tuple[Array, Array]:
     """Let rows that see no key see all, so that softmax has derivatives there; tell which rows are not of these."""
     is_bool = mask.dtype == np.bool_
     alive = jnp.any(mask if is_bool else mask != -jnp.inf, -1, keepdims=True)
-    return jnp.where(alive, mask, jnp.array(is_bool, mask.dtype)), alive
+    # not where() of bools, which ONNX's runtime does not have
+    return mask | ~alive if is_bool else jnp.where(alive, mask, jnp.zeros((), mask.dtype)), alive
 
 
 @partial(jax.jit, inline=True)
