@@ -5,13 +5,13 @@ as :func:`torch.export.export` is in PyTorch.
 """
 
 from jaxmodules._callable import make_callable
+from jaxmodules.export._dynamic_shapes import Dim as Dim
 from jaxmodules.export.equinox import from_equinox as from_equinox
 from jaxmodules.export.equinox import to_equinox as to_equinox
 from jaxmodules.export.flax import from_linen as from_linen
 from jaxmodules.export.flax import from_nnx as from_nnx
 from jaxmodules.export.flax import to_linen as to_linen
 from jaxmodules.export.flax import to_nnx as to_nnx
-from jaxmodules.export._dynamic_shapes import Dim as Dim
 from jaxmodules.export.onnx import to_onnx as to_onnx
 from jaxmodules.export.program import ExportedProgram as ExportedProgram
 from jaxmodules.export.program import export as export
