@@ -54,6 +54,7 @@ class Store:
         self.is_local = "://" not in directory
         self.directory = os.path.abspath(directory) if self.is_local else directory
         self.is_read_only = is_read_only
+        self.process = os.getpid()
         options = self._ocp.CheckpointManagerOptions(
             save_interval_steps=save_interval_steps,
             preservation_policy=_Keep(keep),
@@ -196,7 +197,8 @@ def _finish_at_exit() -> None:
 
 def _finish() -> None:
     for store in list(_open):
-        try:
-            store.wait()
-        except Exception:
-            traceback.print_exc()
+        if store.process == os.getpid():  # a fork has its parent's stores
+            try:
+                store.wait()
+            except Exception:
+                traceback.print_exc()

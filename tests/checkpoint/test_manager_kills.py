@@ -22,13 +22,16 @@ def test_training_killed_in_fifty_saves_ends_like_a_whole_one(tmp_path: Path) ->
 
 
 UNCLOSED = """
-import sys, numpy as np
+import multiprocessing, sys, numpy as np
 from jaxmodules.checkpoint import CheckpointManager
-CheckpointManager(sys.argv[1]).save(1, x=np.zeros(2_000_000))
+CheckpointManager(sys.argv[1]).save(1, x=np.random.rand(2_000_000))
+worker = multiprocessing.get_context("fork").Process(target=int)
+worker.start()
+worker.join()
 """
 
 
-def test_program_that_ends_waits_for_its_save(tmp_path: Path) -> None:
+def test_program_that_ends_waits_for_its_save_and_its_workers_do_not(tmp_path: Path) -> None:
     run("-c", UNCLOSED, str(tmp_path))
     assert os.listdir(tmp_path) == ["1"]
 
