@@ -125,7 +125,7 @@ def trace(function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any] | N
         dict(zip(names, values, strict=True)),
         out,
         [names[i] for i in changes.slots],
-        _unlike("rng", names) if changes.drew else None,
+        unlike("rng", names) if changes.drew else None,
     )
 
 
@@ -219,12 +219,12 @@ def _names(function: Any, specs: tuple[Any, Any], roots: Sequence[Any], structur
         prefix = labels.get(id(root), f"{type(root).__name__}.")
         for place, name in Structure([root]).owned.items():
             if place not in named:
-                named[place] = _unlike((prefix + name).removesuffix("."), taken)
+                named[place] = unlike((prefix + name).removesuffix("."), taken)
                 taken.add(named[place])
     return [named[place] for place in structure.places]
 
 
-def _unlike(name: str, taken: Collection[str]) -> str:
+def unlike(name: str, taken: Collection[str]) -> str:
     """Return a name, with a number if it is taken."""
     numbered = (name if count == 1 else f"{name}#{count}" for count in itertools.count(1))
     return next(one for one in numbered if one not in taken)

@@ -8,11 +8,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core.primitives import copy_p
 
 from jaxmodules._files import whole
 from jaxmodules._tracing import Tracer
 from jaxmodules.export._dynamic_shapes import is_array
-from jaxmodules.export._function import Function, constants, plain, trace
+from jaxmodules.export._function import Function, constants, plain, trace, unlike
 from jaxmodules.export._lowering import apply, equations, run
 from jaxmodules.transforms._call import is_stateful
 from jaxmodules.transforms._stage import unboxed
@@ -67,25 +68,27 @@ def to_onnx(
         raise ImportError("to_onnx needs jax2onnx: pip install 'jaxmodules[onnx]'") from error
     function = trace(mod, args, kwargs, dynamic_shapes)
     function.check_pure("embedded")
-    count = jax.tree.structure(function.out).num_leaves
-    outputs = ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
     settings = {
         "opset": opset_version,
-        "enable_double_precision": bool(jax.config.read("jax_enable_x64")),
+        "enable_double_precision": any(var.aval.dtype.itemsize == 8 for var in function.jaxpr.jaxpr.invars),
         "model_name": function.name,
     }
     weights = constants(function.state)
 
-    def form(*arrays: Any) -> tuple[Any, ...]:
-        return tuple(run(function.jaxpr, [_NO_KEY, *weights, *arrays]))
+    def form(*arrays: Any) -> list[Any]:
+        outputs = []
+        for output in run(function.jaxpr, [_NO_KEY, *weights, *arrays]):
+            has_name = any(output is other for other in (*arrays, *outputs))
+            outputs.append(copy_p.bind(output) if has_name else output)
+        return outputs
 
-    with _quiet():
+    with _contained():
         try:
             model = jax2onnx.to_onnx(
                 form,
                 jax.tree.leaves((function.args, function.kwargs)),
                 input_names=function.inputs if input_names is None else input_names,
-                output_names=outputs if output_names is None else output_names,
+                output_names=_output_names(function) if output_names is None else output_names,
                 **settings,
             )
         except Exception as error:
@@ -106,8 +109,9 @@ def to_onnx(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep a conversion from configuring logging, and from telling of its own workings."""
+def _contained() -> Iterator[None]:
+    """Keep a conversion from configuring logging, telling of its workings, and leaving JAX's functions replaced."""
+    before = [(module, dict(vars(module))) for module in (jax.lax, jax.nn, jax.numpy)]
     root, serde, handler = logging.getLogger(), logging.getLogger("onnx_ir.serde"), logging.NullHandler()
     level = serde.level
     root.addHandler(handler)
@@ -117,6 +121,14 @@ def _quiet() -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         serde.setLevel(level)
+        for module, functions in before:
+            vars(module).update(functions)
+
+
+def _output_names(function: Function) -> list[str]:
+    count = jax.tree.structure(function.out).num_leaves
+    names = ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
+    return [unlike(name, function.inputs) for name in names]
 
 
 def _set_shapes(model: Any, function: Function) -> None:

@@ -91,12 +91,20 @@ def test_inputs_and_outputs_have_names_and_shapes() -> None:
     assert model.opset_import[0].version == 18
 
 
-def test_conversion_leaves_logging_and_compiled_functions_alone() -> None:
+def test_outputs_may_be_inputs_and_each_other() -> None:
+    model = jm.export.to_onnx(lambda output, x: (output, x + 1, x + 1, output), (array(3), array(3)))
+    assert list(names_and_shapes(model.graph.output)) == [f"output_{i}" for i in range(4)]
+    model = jm.export.to_onnx(lambda output: output, array(3))
+    assert list(names_and_shapes(model.graph.output)) == ["output#2"]
+
+
+def test_conversion_leaves_logging_and_jax_alone() -> None:
     handlers = list(logging.getLogger().handlers)
     x = array(2, 3)
-    expected = F.gelu(F.relu(x))
+    expected, functions = F.gelu(F.relu(x)), (jnp.cumsum, jax.nn.relu, jax.lax.add)
     jm.export.to_onnx(nn.Sequential(nn.ReLU(), nn.GELU()), x, verify=False)
     np.testing.assert_array_equal(jax.jit(lambda x: F.gelu(F.relu(x)))(x), expected)
+    assert (jnp.cumsum, jax.nn.relu, jax.lax.add) == functions
     assert logging.getLogger().handlers == handlers
 
 

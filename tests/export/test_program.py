@@ -218,7 +218,7 @@ def test_state_that_a_function_hides_is_not_baked_in() -> None:
 
 
 def test_program_too_large_for_a_file_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jaxmodules.export.program._LIMIT", 1000)
+    monkeypatch.setitem(jm.export.ExportedProgram.save.__globals__, "_LIMIT", 1000)
     with pytest.raises(ValueError, match=r"bytes, more than a file can hold .*weights='inputs'"):
         jm.export(nn.Linear(30, 20), array(4, 30)).save(path)
 
