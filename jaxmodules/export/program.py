@@ -139,6 +139,8 @@ class ExportedProgram:
         self._call = jax.jit(exported.call)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.weights != "embedded" and args and isinstance(args[0], Mapping):
+            args = (dict(args[0]), *args[1:])  # a state_dict is an OrderedDict, which JAX tells from a dict
         return self._call(*args, **kwargs)
 
     def __repr__(self) -> str:

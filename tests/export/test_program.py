@@ -107,6 +107,7 @@ def test_inputs_are_named_as_in_the_state_dict() -> None:
     net = LeNet().eval()
     program = jm.export(net, images(2), weights="inputs")
     assert program.state_dict.keys() == net.state_dict().keys()
+    assert_same(program(net.state_dict(), images(2)), net(images(2)))
     assert repr(program) == "ExportedProgram(LeNet: ({9 arrays}, float32[2,1,8,8]) -> float32[2,3] for cpu)"
 
 
