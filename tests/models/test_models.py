@@ -187,6 +187,12 @@ def test_variants_predict_the_same(variant: str) -> None:
     np.testing.assert_allclose(np.asarray(one)[seen], other.numpy()[seen], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["ResNet-50", "AlexNet"])
+def test_same_seed_gives_the_same_model(name: str) -> None:
+    theirs, net = CASE[name].theirs(**CASE[name].settings), CASE[name].ours(**CASE[name].settings)
+    assert_close(net.state_dict(), theirs.state_dict(), 1e-6)
+
+
 def test_positions_of_vit_stretch_to_other_images() -> None:
     theirs, net = build_theirs(CASE["ViT"]), CASE["ViT"].ours(**CASE["ViT"].settings)
     net.load_state_dict(theirs.state_dict())
