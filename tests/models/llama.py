@@ -84,8 +84,8 @@ class KeyValueCache(nn.Module):
         self.register_buffer("values", jnp.zeros(shape, dtype), persistent=False)
 
     def forward(self, key: jax.Array, value: jax.Array, start: jax.Array | int) -> tuple[jax.Array, jax.Array]:
-        self.keys = jax.lax.dynamic_update_slice_in_dim(self.keys, key, start, axis=2)
-        self.values = jax.lax.dynamic_update_slice_in_dim(self.values, value, start, axis=2)
+        self.keys = jax.lax.dynamic_update_slice_in_dim(self.keys, key.astype(self.keys.dtype), start, axis=2)
+        self.values = jax.lax.dynamic_update_slice_in_dim(self.values, value.astype(self.keys.dtype), start, axis=2)
         return self.keys, self.values
 
 
