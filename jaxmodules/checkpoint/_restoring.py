@@ -11,7 +11,7 @@ from jaxmodules._device import current_place, is_meta, parse_device
 from jaxmodules.checkpoint import _tree
 from jaxmodules.checkpoint._stateful import get_state, has_state, set_state
 from jaxmodules.nn._writable import unbox
-from jaxmodules.nn.modules._state_dict import Snapshot
+from jaxmodules.nn.modules._state_dict import Snapshot, landing
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import Parameter, is_lazy
 from jaxmodules.random import copy_to_jax, get_rng_state, set_rng_state
@@ -164,7 +164,8 @@ def put(objects: Mapping[str, Any], states: dict[str, Any], strict: bool) -> tup
     first: Exception | None = None
     for name in in_order(states, objects):
         try:
-            result = set_state(objects[name], states[name], strict)
+            with landing():
+                result = set_state(objects[name], states[name], strict)
         except Exception as error:
             first = first or error
             errors.append(f"{name}: {error}")

@@ -416,7 +416,7 @@ class CheckpointManager:
         for step in steps:
             with contextlib.suppress(Exception):  # damaged, or saved with other metrics
                 if step not in self._metrics:
-                    self._metrics[step] = _tree.unpack(self._store.read_tree(step)["metrics"], {})
+                    self._metrics[step] = _restoring.unpack(self._store.read_tree(step)["metrics"], {})
                 metrics = self._metrics[step]
                 found += [] if metrics is None else [(self._score(metrics), step)]
         return found

@@ -63,7 +63,8 @@ def tensor_to_numpy(tensor: Any) -> Any:
 
 
 class _Given(threading.local):
-    arrays: dict[int, Any] | None = None
+    def __init__(self) -> None:
+        self.arrays: dict[int, Any] = {}
 
 
 _given = _Given()
@@ -71,20 +72,12 @@ _given = _Given()
 
 @contextmanager
 def given(arrays: Iterable[Any]) -> Iterator[None]:
-    """Let what is loaded in the block keep these arrays, which nobody else holds, and fill places without data.
-
-    The first that would copy one of them takes it instead.
-    """
+    """Let what is loaded in the block keep these arrays, which nobody else holds: the first copy of one is itself."""
     before, _given.arrays = _given.arrays, {id(array): array for array in arrays}
     try:
         yield
     finally:
         _given.arrays = before
-
-
-def fills_meta() -> bool:
-    """Tell whether what is loaded goes to places on the meta device too."""
-    return _given.arrays is not None
 
 
 def take(array: Any) -> bool:

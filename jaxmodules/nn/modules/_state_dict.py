@@ -15,7 +15,7 @@ import numpy as np
 from jaxmodules._device import NO_DATA, beside, lacks_data, move, place_of
 from jaxmodules._keys import ATOMS, restorer
 from jaxmodules._tracing import epoch
-from jaxmodules.nn._writable import copy_array, fills_meta, to_array, unbox
+from jaxmodules.nn._writable import copy_array, to_array, unbox
 from jaxmodules.nn.modules._attributes import DICTS
 from jaxmodules.nn.parameter import Parameter, is_lazy
 
@@ -191,7 +191,7 @@ class Landing:
 
 
 @contextmanager
-def landing(choose: Callable[[str, Any, Any], tuple[Any, Any]]) -> Iterator[None]:
+def landing(choose: Callable[[str, Any, Any], tuple[Any, Any]] = lambda *_: (None, None)) -> Iterator[None]:
     """Let a :class:`Landing` decide in the loads of this thread."""
     outer, _loading.landing = _loading.landing, Landing(choose)
     try:
@@ -310,7 +310,7 @@ def load_own(
                 f" the shape in current model is {_size(current.shape)}."
             )
             continue
-        if not assign and _loading.landing is None and lacks_data(current) and not lacks_data(new) and not fills_meta():
+        if not assign and _loading.landing is None and lacks_data(current) and not lacks_data(new):
             warnings.warn(_NOT_COPIED.format(key), stacklevel=2)
             continue
         try:
