@@ -414,12 +414,20 @@ class CheckpointManager:
         """Return the score of each step that has one."""
         found = []
         for step in steps:
-            with contextlib.suppress(Exception):  # damaged, or saved with other metrics
-                if step not in self._metrics:
-                    self._metrics[step] = _restoring.unpack(self._store.read_tree(step)["metrics"], {})
-                metrics = self._metrics[step]
+            metrics = self._peek(step)
+            with contextlib.suppress(Exception):  # a measure of the user's, of metrics that lack what it looks at
                 found += [] if metrics is None else [(self._score(metrics), step)]
         return found
+
+    def _peek(self, step: int) -> dict[str, float] | None:
+        """Return the metrics of a step, or ``None`` if it has none or is damaged."""
+        if step not in self._metrics:
+            try:
+                node = self._store.read_tree(step)["metrics"]
+            except Exception:
+                return None
+            self._metrics[step] = _restoring.unpack(node, {})
+        return self._metrics[step]
 
     def _kept(self, steps: list[int]) -> set[int]:
         if self.max_to_keep is None:

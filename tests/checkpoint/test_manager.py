@@ -356,6 +356,7 @@ def test_checkpoints_are_kept_by_age_period_and_merit(options: Any, expected: li
         for step, loss in enumerate(LOSSES):
             manager.save(step, metrics={"loss": loss}, loss=loss)
         assert manager.all_steps() == expected
+    with CheckpointManager(tmp_path, read_only=True, **options) as manager:
         if "best_fn" in options:
             assert manager.best_step() == (2 if "best_mode" in options else 0)
     assert sorted(os.listdir(tmp_path)) == list(map(str, expected))
