@@ -1,9 +1,24 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what safetensors files hold."""
 
 import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
+
+import jax.numpy as jnp
+import numpy as np
+
+CARRIED: dict[str, np.dtype] = {
+    code: np.dtype(scalar)
+    for code, scalar in {
+        "BOOL": np.bool_, "I8": np.int8, "U8": np.uint8, "I16": np.int16, "U16": np.uint16,
+        "I32": np.int32, "U32": np.uint32, "I64": np.int64, "U64": np.uint64, "C64": np.complex64,
+        "F16": np.float16, "BF16": jnp.bfloat16, "F32": np.float32, "F64": np.float64,
+        "F8_E4M3": jnp.float8_e4m3fn, "F8_E5M2": jnp.float8_e5m2, "F8_E8M0": jnp.float8_e8m0fnu,
+        "F8_E4M3FNUZ": jnp.float8_e4m3fnuz, "F8_E5M2FNUZ": jnp.float8_e5m2fnuz,
+    }.items()
+}  # fmt: skip
+"""The dtypes that safetensors files carry, by their codes there."""
 
 
 @contextlib.contextmanager

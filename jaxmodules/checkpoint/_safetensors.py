@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from safetensors import deserialize, safe_open
 
+from jaxmodules._files import CARRIED
 from jaxmodules.checkpoint._errors import CheckpointError
-from jaxmodules.checkpoint._tree import CARRIED
 
 
 def views(data: memoryview, path: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:

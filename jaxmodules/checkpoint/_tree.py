@@ -22,19 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodules._files import CARRIED
 from jaxmodules.checkpoint._walk import Path, Walk, spell
-
-CARRIED: dict[str, np.dtype] = {
-    code: np.dtype(scalar)
-    for code, scalar in {
-        "BOOL": np.bool_, "I8": np.int8, "U8": np.uint8, "I16": np.int16, "U16": np.uint16,
-        "I32": np.int32, "U32": np.uint32, "I64": np.int64, "U64": np.uint64, "C64": np.complex64,
-        "F16": np.float16, "BF16": jnp.bfloat16, "F32": np.float32, "F64": np.float64,
-        "F8_E4M3": jnp.float8_e4m3fn, "F8_E5M2": jnp.float8_e5m2, "F8_E8M0": jnp.float8_e8m0fnu,
-        "F8_E4M3FNUZ": jnp.float8_e4m3fnuz, "F8_E5M2FNUZ": jnp.float8_e5m2fnuz,
-    }.items()
-}  # fmt: skip
-"""The safetensors codes of the dtypes that the format carries."""
 
 RAW: dict[str, np.dtype] = {
     np.dtype(scalar).name: np.dtype(scalar)

@@ -14,7 +14,7 @@ from safetensors import TensorSpec, serialize_file
 
 from jaxmodules._device import META, parse_device
 from jaxmodules._device import device as Device
-from jaxmodules._files import whole
+from jaxmodules._files import CARRIED, whole
 from jaxmodules.checkpoint import _tree
 from jaxmodules.checkpoint.tensors import NAMES
 from jaxmodules.checkpoint.tensors import open as open_tensors
@@ -277,7 +277,7 @@ def _untied(net: Module | Mapping[str, Any]) -> dict[str, Any]:
     state = net.state_dict(keep_vars=True) if isinstance(net, Module) else net
     tensors: dict[str, Any] = {}
     parameters: set[int] = set()
-    carried = {dtype.name for dtype in _tree.CARRIED.values()}
+    carried = {dtype.name for dtype in CARRIED.values()}
     for name, value in state.items():
         dtype = getattr(value, "dtype", None)
         if getattr(dtype, "name", None) not in carried or not isinstance(name, str):

@@ -10,17 +10,12 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save_file
 
-from jaxmodules._files import whole
+from jaxmodules._files import CARRIED, whole
 from jaxmodules.export._arrays import Slot, check, concrete, flatten, host, nest, put, slots
 from jaxmodules.nn.modules._state_dict import IncompatibleKeys
 from jaxmodules.nn.modules.module import Module
 
 _DTYPES = "__dtypes__"  # an entry of .npz files: rows of a name and the dtype of its bits
-_KINDS = {"I": "int", "U": "uint", "F": "float", "C": "complex"}
-_CODES = {
-    "BOOL": "bool", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
-    "F8_E8M0": "float8_e8m0fnu", "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
-}  # fmt: skip
 
 
 def to_dict(
@@ -206,13 +201,14 @@ def from_safetensors(net: Module, path: str | os.PathLike[str], *, strict: bool 
     with open(path, "rb") as file:
         data = file.read()
     try:
-        entries = dict(deserialize(data))
-    except SafetensorError as error:
-        raise ValueError(f"cannot read {os.fspath(path)!r}: expected a safetensors file ({error})") from error
-    return _load(net, {name: _to_numpy(entry) for name, entry in entries.items()}, "file", strict)
+        arrays = {name: _to_numpy(entry) for name, entry in deserialize(data)}
+    except (SafetensorError, LookupError) as error:
+        raise ValueError(
+            f"cannot read {os.fspath(path)!r}: expected a safetensors file of {', '.join(CARRIED)}"
+            f" ({type(error).__name__}: {error})"
+        ) from error
+    return _load(net, arrays, "file", strict)
 
 
 def _to_numpy(entry: Mapping[str, Any]) -> np.ndarray:
-    code = entry["dtype"]
-    dtype = jnp.dtype(_CODES.get(code) or _KINDS[code[0]] + code[1:])
-    return np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
+    return np.frombuffer(entry["data"], CARRIED[entry["dtype"]].newbyteorder("<")).reshape(entry["shape"])
