@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 try:
-    from jaxmodules.bench import depth, models, optimizers, programs, resnet, tails, training_step, width
+    from jaxmodules.bench import depth, files, models, optimizers, programs, resnet, tails, training_step, width
 except ModuleNotFoundError as error:
     raise ImportError(f"the benchmark needs {error.name}: pip install 'jaxmodules[bench]'") from error
 
@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         programs.run(blocks, rounds=2 if quick else 7)
         optimizers.run(blocks, rounds=1 if quick else 15, seconds=0.005 if quick else 0.05)
         tails.run(blocks, steps=100 if quick else 10_000)
+    files.run(rounds=1 if quick else 9)
     width.run(rounds=1 if quick else 15, seconds=0.005 if quick else 0.05)
 
 
