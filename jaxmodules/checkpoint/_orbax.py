@@ -50,7 +50,7 @@ class Store:
         try:
             self._ocp = importlib.import_module("orbax.checkpoint")
         except ImportError as error:
-            raise ImportError("CheckpointManager needs Orbax: pip install jaxmodules[checkpoint]") from error
+            raise ImportError("CheckpointManager needs Orbax: pip install 'jaxmodules[checkpoint]'") from error
         self.is_local = "://" not in directory
         self.directory = os.path.abspath(directory) if self.is_local else directory
         self.is_read_only = is_read_only

@@ -42,7 +42,7 @@ class CheckpointManager:
     (``net.layer.weight``) in the item ``arrays``, written by every process for its own shards; all else is JSON in the
     item ``tree``. With several processes all of them make the same calls. What a killed process was writing is removed
     when the next manager of the folder is made; one that only looks on while another process writes has to be
-    ``read_only``. Needs Orbax: ``pip install jaxmodules[checkpoint]``.
+    ``read_only``. Needs Orbax: ``pip install 'jaxmodules[checkpoint]'``.
 
     Args:
         directory: a folder, made if need be.
