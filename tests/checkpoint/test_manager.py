@@ -432,5 +432,5 @@ def test_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_missing_orbax_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
-    with pytest.raises(ImportError, match=r"pip install jaxmodules\[checkpoint\]"):
+    with pytest.raises(ImportError, match=r"pip install 'jaxmodules\[checkpoint\]'"):
         CheckpointManager(tmp_path)
