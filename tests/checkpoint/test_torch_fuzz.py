@@ -29,7 +29,7 @@ from tests.checkpoint.torch_files import (
 
 COUNT = 10_000
 GROUPS = 10
-LONGEST = 2.0  # seconds, on a machine that does other things too
+LONGEST = 20.0  # seconds: it is a hang that this is to find, on a machine that does other things too
 MOST = 100  # megabytes: the tensors of any file may take 64
 WATCHED = ("os.", "subprocess.", "socket.", "shutil.", "ctypes.", "exec", "compile", "open", "pickle.find_class")
 
