@@ -12,6 +12,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxmodules._device import check_data, is_meta
+from jaxmodules._shapes import known
 from jaxmodules.export._dynamic_shapes import argument_names, is_array, with_dynamic_shapes
 from jaxmodules.nn.functional.attention import portable
 from jaxmodules.nn.modules.module import Module
@@ -21,8 +22,14 @@ from jaxmodules.transforms._stage import settled, unboxed
 
 Weights = Literal["embedded", "inputs", "inputs+outputs"]
 _ADVICE = (
-    "(what is exported depends on a size that dynamic_shapes leaves open: give it bounds, by"
+    "(what is exported may depend on a size that dynamic_shapes leaves open: give it bounds, by"
     " jm.export.Dim('b', min=2) in the place of 'b', or fix it)"
+)
+_OPEN_ERRORS = (  # in which a size ends that Python or NumPy would have to know
+    jax.errors.ConcretizationTypeError,
+    jax.errors.InconclusiveDimensionOperation,
+    jax.errors.TracerArrayConversionError,
+    OverflowError,
 )
 _KEY = jax.ShapeDtypeStruct((2,), np.uint32)
 
@@ -107,8 +114,10 @@ def trace(function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any] | N
     before = portable.set(True)
     try:
         jaxpr, (out, changes) = jax.make_jaxpr(pure, return_shape=True)(_KEY, [*map(spec_of, values)], arrays)
-    except jax.errors.InconclusiveDimensionOperation as error:
-        error.add_note(_ADVICE)
+    except _OPEN_ERRORS as error:
+        sizes = [size for leaf in arrays for size in leaf.shape]
+        if len(known(sizes)) < len(sizes):
+            error.add_note(_ADVICE)
         raise
     finally:
         portable.reset(before)

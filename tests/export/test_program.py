@@ -262,6 +262,20 @@ def test_bounds_decide_comparisons(make: Any) -> None:
     assert "give it bounds" in " ".join(caught.value.__notes__)
 
 
+NEEDS_SIZES = {
+    "NumPy": lambda x: x[np.arange(x.shape[0])],
+    "Python": lambda x: x[: int(np.asarray(x.shape[0]))],
+    "interpolate": lambda x: F.interpolate(x[None], scale_factor=2),
+    "adaptive pooling": lambda x: F.adaptive_avg_pool1d(x.T, 3),
+}
+
+
+@pytest.mark.parametrize("function", NEEDS_SIZES.values(), ids=NEEDS_SIZES)
+def test_what_has_to_know_an_open_size_is_told(function: Any) -> None:
+    with pytest.raises(Exception, match="depend on a size that dynamic_shapes leaves open"):
+        jm.export(function, array(4, 3), dynamic_shapes=("b, n",))
+
+
 def test_containers_keywords_and_fixed_arguments() -> None:
     def function(x: Any, scale: float, *, rest: Any, flip: bool) -> Any:
         out = Pair(x["a"] * scale, rest.second + 1)
