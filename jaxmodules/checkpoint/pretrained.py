@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -12,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from safetensors import TensorSpec, serialize_file
 
-from jaxmodules._device import META, parse_device
+from jaxmodules._device import META, lacks_data, parse_device
 from jaxmodules._device import device as Device
 from jaxmodules._files import CARRIED, whole
 from jaxmodules.checkpoint import _tree
@@ -50,7 +51,8 @@ def from_pretrained_files(
 
     Names are taken through ``prefix`` first, then through ``rename``.
 
-    A tied parameter has several names, of which such files hold one: the others are not missing.
+    A tied parameter has several names, of which such files hold one: the others are not missing. What is left on the
+    meta device, such as a buffer that is not persistent, is warned of.
 
     Args:
         net: the module.
@@ -106,12 +108,25 @@ def from_pretrained_files(
             }
         try:
             with landing(choose):
-                return net.load_state_dict(state, strict=strict)
+                report = net.load_state_dict(state, strict=strict)
         except RuntimeError as error:
             own = {name for name, _ in net.named_parameters(remove_duplicate=False)}
             if rename is None and (note := _note(tensors, own, prefix)):
                 error.add_note(note)
             raise
+    _warn_of_meta(net)
+    return report
+
+
+def _warn_of_meta(net: Module) -> None:
+    """Warn of what the files did not hold, in a module that has no data of its own."""
+    left = [name for name, value in (*net.named_parameters(), *net.named_buffers()) if lacks_data(value)]
+    if left:
+        warnings.warn(
+            f"{', '.join(left[:5])}{' and more' if len(left) > 5 else ''} had no data, and the files hold none for it:"
+            " give it data, or compute what no file holds (frequencies, masks) where it is used",
+            stacklevel=3,
+        )
 
 
 def _select(tensors: Mapping[str, Any], prefix: str, rename: Callable[[str], str | None]) -> dict[str, str]:

@@ -500,5 +500,8 @@ def explain(fn: Any) -> Explanation:
         raise TypeError(f"expected what jm.jit returned, or a module after net.compile(), got {fn!r}")
     wrapped = compiled.__wrapped__
     owner = getattr(wrapped, "__self__", wrapped)
-    named = type(owner).__name__ if isinstance(owner, Module) else getattr(wrapped, "__name__", type(wrapped).__name__)
+    named = getattr(wrapped, "__name__", type(wrapped).__name__)
+    if isinstance(owner, Module):
+        is_call = owner is wrapped or named == "_call_impl"
+        named = type(owner).__name__ + ("" if is_call else f".{named}")
     return log.explain(named)

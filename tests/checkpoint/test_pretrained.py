@@ -172,6 +172,15 @@ def test_assign_gives_a_net_without_data_what_the_file_has(tmp_path: Path) -> No
     assert net.weight.dtype == jnp.bfloat16
 
 
+def test_what_is_left_without_data_is_warned_of(tmp_path: Path) -> None:
+    save_file(torch.nn.Linear(3, 2).state_dict(), tmp_path / "model.safetensors")
+    with jm.device("meta"):
+        net = jm.nn.Linear(3, 2)
+        net.register_buffer("mask", jnp.ones(2), persistent=False)
+    with pytest.warns(UserWarning, match="mask had no data, and the files hold none for it"):
+        jm.from_pretrained_files(net, tmp_path)
+
+
 def test_mapping_is_taken_in_place_of_a_path(tmp_path: Path) -> None:
     state = build(torch.nn).state_dict()
     net = build(jm.nn)

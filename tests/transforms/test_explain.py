@@ -272,6 +272,12 @@ def test_all_that_jit_returns_can_be_explained(kind: str) -> None:
     assert str(explanation).endswith("shape (3,) -> (1,)")
 
 
+def test_method_of_a_module_is_called_by_its_name() -> None:
+    compiled = jm.jit(Counter().forward)
+    compiled(X)
+    assert str(jm.explain(compiled)) == "Counter.forward was traced once, for its first call"
+
+
 def test_compiled_module_is_explained_by_itself() -> None:
     net = Counter()
     net.compile()
