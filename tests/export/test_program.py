@@ -145,7 +145,7 @@ def train_step(net: nn.Module, optimizer: jm.optim.Optimizer, x: jax.Array, y: j
 
 
 def test_training_step_returns_what_is_new(path: Path) -> None:
-    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2))
+    net = nn.Sequential(nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2))
     optimizer = jm.optim.Adam(net.named_parameters(), lr=0.1)
     x, y = array(5, 3), np.array([0, 1, 1, 0, 1], np.int32)
     shapes = (None, None, "batch, 3", "batch")
