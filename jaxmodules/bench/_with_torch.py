@@ -1,9 +1,10 @@
 """The training step in PyTorch, eager."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import nn as torch_nn
 
@@ -65,3 +66,18 @@ def make_model_step(task: Task, state_dict: Mapping[str, Any], lr: float, moment
         return loss.item()
 
     return step
+
+
+def make_file_sides(build: Callable[[Any], Any], pickled: str, plain: str, written: str) -> dict[str, Side]:
+    """Save the weights of a net in files of both kinds, and return what reads and writes such files."""
+    net = build(torch_nn)
+    state = net.state_dict()
+    torch.save(state, pickled)
+    safetensors.torch.save_file(state, plain)
+
+    def fill() -> None:
+        torch.set_num_threads(2)
+        net.load_state_dict(safetensors.torch.load_file(plain))
+        torch.set_num_threads(1)
+
+    return {"load": lambda: torch.load(pickled), "save": lambda: torch.save(state, written), "fill": fill}

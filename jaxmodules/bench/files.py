@@ -1,5 +1,6 @@
 """Measure files, checkpoints and exported programs beside what they stand in for."""
 
+import functools
 import itertools
 import os
 import statistics
@@ -11,12 +12,10 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import safetensors.flax
-import safetensors.torch
-import torch
 
 import jaxmodules as jm
 from jaxmodules import nn
-from jaxmodules.bench._measure import Side, interleave, ratio
+from jaxmodules.bench._measure import Side, interleave, peer, ratio
 from jaxmodules.bench._table import in_units, show
 
 LAYERS = 24
@@ -43,33 +42,25 @@ def _net(library: Any) -> Any:
 
 
 def _files(folder: str) -> Iterator[Pair]:
-    net, torch_net = _net(nn), _net(torch.nn)
-    state, torch_state = net.state_dict(), torch_net.state_dict()
+    torch = peer("_with_torch")
+    if torch is None:
+        return
+    net = _net(nn)
+    state = net.state_dict()
     pickled, plain, written = (os.path.join(folder, name) for name in ("a.pt", "model.safetensors", "b.pt"))
-    torch.save(torch_state, pickled)
-    safetensors.torch.save_file(torch_state, plain)
-
-    def fill_torch() -> None:
-        torch_net.load_state_dict(safetensors.torch.load_file(plain))
+    theirs = torch.make_file_sides(_net, pickled, plain, written)
 
     def fill() -> Any:
         jm.from_pretrained_files(net, plain)
         return net[0].weight.value
 
-    yield "read a .pt file", lambda: [*jm.load(pickled).values()], "torch.load", lambda: torch.load(pickled)
-    yield (
-        "write a .pt file",
-        lambda: jm.save(state, written, format="torch"),
-        "torch.save",
-        lambda: torch.save(torch_state, written),
-    )
-    yield (
-        "read a .safetensors file",
-        lambda: [*jm.load(plain).values()],
-        "safetensors.flax.load_file",
-        lambda: [*safetensors.flax.load_file(plain).values()],
-    )
-    yield "fill a module from it", fill, "torch: load_file, load_state_dict", fill_torch
+    read, read_plain = (lambda path=path: [*jm.load(path).values()] for path in (pickled, plain))
+    write = functools.partial(jm.save, state, written, format="torch")
+    flax = "safetensors.flax.load_file"
+    yield "read a .pt file", read, "torch.load", theirs["load"]
+    yield "write a .pt file", write, "torch.save", theirs["save"]
+    yield "read a .safetensors file", read_plain, flax, lambda: [*safetensors.flax.load_file(plain).values()]
+    yield "fill a module from it", fill, "torch: load_file, load_state_dict", theirs["fill"]
 
 
 def _checkpoints(folder: str) -> Iterator[Pair]:
