@@ -16,20 +16,7 @@ import pytest
 import jaxmodules as jm
 from jaxmodules import nn
 from jaxmodules.nn import functional as F
-
-
-class LeNet(nn.Module):
-    """Convolves, normalises, pools, flattens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 2, 3, padding=1)
-        self.norm = nn.BatchNorm2d(2)
-        self.fc = nn.Linear(2 * 4 * 4, 3)
-
-    def forward(self, image: jax.Array) -> jax.Array:
-        x = F.max_pool2d(F.relu(self.norm(self.conv(image))), 2)
-        return self.fc(x.reshape(x.shape[0], -1))
+from tests.export.helpers import LeNet, array
 
 
 class Tagger(nn.Module):
@@ -44,10 +31,6 @@ class Tagger(nn.Module):
     def forward(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
         output, (hidden, _) = self.rnn(self.layer(self.embedding(tokens)))
         return output, hidden
-
-
-def array(*shape: int) -> np.ndarray:
-    return np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)
 
 
 def run(model: Any, *args: Any) -> list[Any]:

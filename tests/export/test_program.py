@@ -18,30 +18,13 @@ import torch
 import jaxmodules as jm
 from jaxmodules import nn
 from jaxmodules.nn import functional as F
+from tests.export.helpers import LeNet, array
 
 Pair = namedtuple("Pair", "first second")
 
 
-class LeNet(nn.Module):
-    """Convolves, normalises, pools, flattens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 2, 3, padding=1)
-        self.norm = nn.BatchNorm2d(2)
-        self.fc = nn.Linear(2 * 4 * 4, 3)
-
-    def forward(self, x: jax.Array) -> jax.Array:
-        x = F.max_pool2d(F.relu(self.norm(self.conv(x))), 2)
-        return self.fc(x.reshape(x.shape[0], -1))
-
-
 def images(count: int) -> np.ndarray:
     return np.random.default_rng(count).standard_normal((count, 1, 8, 8)).astype(np.float32)
-
-
-def array(*shape: int) -> np.ndarray:
-    return np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)
 
 
 @pytest.fixture
