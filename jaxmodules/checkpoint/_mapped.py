@@ -46,9 +46,8 @@ class MappedFile:
         return np.ndarray(shape, dtype, self.map, offset, strides)
 
     def release(self) -> None:
-        """Give back the memory that the file was read through; what is still being read is mapped again."""
-        if self.map is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self.map.madvise(mmap.MADV_DONTNEED)  # all of it: reading a page maps its neighbours too
+        """Give back the memory that the file was read through."""
+        release(self.map)
 
     def close(self) -> None:
         """Unmap the file."""
@@ -56,6 +55,12 @@ class MappedFile:
             with suppress(BufferError):  # another thread is reading: it unmaps it
                 self.map.close()
             self.map = None
+
+
+def release(memory: Any) -> None:
+    """Give back what a mapped file was read through, if this is one; what is still being read is mapped again."""
+    if isinstance(memory, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        memory.madvise(mmap.MADV_DONTNEED)  # all of it: reading a page maps its neighbours too
 
 
 class LazyTensor(NDArrayOperatorsMixin):

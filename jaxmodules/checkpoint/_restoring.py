@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmodules._device import current_place, is_meta, parse_device
+from jaxmodules._device import current_place, is_meta, parse_device, place_of
 from jaxmodules.checkpoint import _tree
 from jaxmodules.checkpoint._stateful import get_state, has_state, set_state
 from jaxmodules.nn._writable import unbox
@@ -50,7 +50,7 @@ class Places:
         if tuple(getattr(like, "shape", ())) != shape or jax.dtypes.canonicalize_dtype(dtype) != dtype:
             return None
         if isinstance(like, jax.Array):
-            return like.sharding if like.committed else None
+            return place_of(like)
         if not is_meta(like):
             return None
         if id(like) not in self._chosen:

@@ -4,15 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 
 DTYPES: dict[str, np.dtype] = {
-    name: np.dtype(scalar)
-    for name, scalar in {
-        "bool": np.bool_, "int8": np.int8, "uint8": np.uint8, "int16": np.int16, "uint16": np.uint16,
-        "int32": np.int32, "uint32": np.uint32, "int64": np.int64, "uint64": np.uint64,
-        "float16": np.float16, "bfloat16": jnp.bfloat16, "float32": np.float32, "float64": np.float64,
-        "complex64": np.complex64, "complex128": np.complex128,
-        "float8_e4m3fn": jnp.float8_e4m3fn, "float8_e5m2": jnp.float8_e5m2, "float8_e8m0fnu": jnp.float8_e8m0fnu,
-        "float8_e4m3fnuz": jnp.float8_e4m3fnuz, "float8_e5m2fnuz": jnp.float8_e5m2fnuz,
-    }.items()
+    name: jnp.dtype(name)
+    for name in (
+        "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
+        "float16", "bfloat16", "float32", "float64", "complex64", "complex128",
+        "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float8_e4m3fnuz", "float8_e5m2fnuz",
+    )
 }  # fmt: skip
 """The dtypes that both have; NumPy calls them the same."""
 

@@ -82,16 +82,6 @@ def open_bytes(path: str | os.PathLike[str] | IO[bytes], is_mapped: bool | None 
             return memoryview(file.read())
 
 
-def forget(data: memoryview, array: np.ndarray) -> None:
-    """Let go of the memory that a view of a mapped file takes, now that it has been copied."""
-    if not isinstance(data.obj, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED") or array.nbytes < mmap.PAGESIZE:
-        return
-    start, end = (edge - np.frombuffer(data, np.uint8).ctypes.data for edge in np.lib.array_utils.byte_bounds(array))
-    if 0 <= start and end <= len(data):
-        start -= start % mmap.PAGESIZE
-        data.obj.madvise(mmap.MADV_DONTNEED, start, end - start)
-
-
 def _check_length(data: memoryview) -> None:
     """Raise if a mapped file is shorter than it was: to read on would kill the process."""
     if isinstance(data.obj, mmap.mmap) and data.obj.size() < len(data):

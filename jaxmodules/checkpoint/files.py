@@ -13,12 +13,14 @@ from jaxmodules._device import META, parse_device
 from jaxmodules._files import whole
 from jaxmodules.checkpoint import _safetensors, _torch_read, _torch_write, _tree
 from jaxmodules.checkpoint._errors import CheckpointError as CheckpointError
+from jaxmodules.checkpoint._mapped import release
 from jaxmodules.nn._writable import is_differentiable
 from jaxmodules.nn.parameter import Parameter
 from jaxmodules.random import copy_to_jax
 
 ENTRY = "jaxmodules"
 _VERSION = 1
+_PAGE = 4096  # bytes: for less it is not worth it
 
 _FOREIGN = {
     b"\x93NUMPY": "a NumPy .npy file",
@@ -145,7 +147,8 @@ def load(
 
     def take(array: np.ndarray, location: str) -> Any:
         taken = leaf(array, location)
-        _torch_read.forget(data, array)
+        if array.nbytes >= _PAGE:
+            release(data.obj)
         return taken
 
     if not _torch_read.is_torch(data):

@@ -21,10 +21,11 @@ import numpy as np
 from jaxmodules._device import device, placed
 from jaxmodules._handles import add_hook
 from jaxmodules.interop import _counterparts
-from jaxmodules.interop._live import entries, is_tensor, live_torch, loading_error, size_mismatch
+from jaxmodules.interop._live import entries, is_tensor, live_torch
 from jaxmodules.nn._writable import to_array
 from jaxmodules.nn.modules._attributes import DICTS
 from jaxmodules.nn.modules._hooks import Derivation
+from jaxmodules.nn.modules._state_dict import loading_error, size_mismatch
 from jaxmodules.nn.modules.lazy import LazyModuleMixin
 from jaxmodules.nn.modules.module import Module
 from jaxmodules.nn.parameter import Parameter, UninitializedBuffer, UninitializedParameter

@@ -71,26 +71,6 @@ def entries(module: Any) -> Iterator[Entry]:
                 yield Entry(prefix + name, owner, name, value, False, is_persistent)
 
 
-def size_mismatch(name: str, given: Any, present: Any) -> str:
-    """Say in PyTorch's words that a value does not fit where it is to go."""
-    shapes = (f"torch.Size({list(value.shape)})" for value in (given, present))
-    return (
-        "size mismatch for {}: copying a param with shape {} from checkpoint, the shape in current model is {}.".format(
-            name, *shapes
-        )
-    )
-
-
-def loading_error(target: Any, missing: list[str], unexpected: list[str], others: list[str]) -> RuntimeError:
-    """Return an error with PyTorch's report of names and shapes that do not match."""
-    lines = list(others)
-    for kind, names in (("Unexpected", unexpected), ("Missing", missing)):
-        if names:
-            lines.insert(0, "{} key(s) in state_dict: {}. ".format(kind, ", ".join(f'"{name}"' for name in names)))
-    listed = "\n\t".join(lines)
-    return RuntimeError(f"Error(s) in loading state_dict for {type(target).__name__}:\n\t{listed}")
-
-
 def shape_dtype(array: Any) -> tuple[tuple[int, ...], Any]:
     """Return the shape of an array, and its dtype as JAX has it in this process."""
     return tuple(array.shape), jax.dtypes.canonicalize_dtype(jnp.dtype(str(array.dtype).removeprefix("torch.")))

@@ -6,16 +6,8 @@ from typing import Any
 import numpy as np
 
 from jaxmodules._device import NO_DATA, lacks_data
-from jaxmodules.interop._live import (
-    Entry,
-    check_module,
-    entries,
-    is_tensor,
-    live_torch,
-    loading_error,
-    size_mismatch,
-    to_tensor,
-)
+from jaxmodules.interop._live import Entry, check_module, entries, is_tensor, live_torch, to_tensor
+from jaxmodules.nn.modules._state_dict import loading_error, size_mismatch
 from jaxmodules.nn.modules.module import Module
 
 

@@ -10,6 +10,7 @@ from jax.extend.core import Literal
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import DictKey
 
+from jaxmodules._device import place_of
 from jaxmodules._tracing import StructureMoves, Tracer, epoch, local
 from jaxmodules.nn._writable import copy_array, take, to_array
 from jaxmodules.nn.parameter import Parameter
@@ -182,8 +183,7 @@ def _place(path: Any, leaf: Any, values: dict[str, Any]) -> Any:
     """Return where state belongs: beside its parameter; of another shape, whole on all devices of a mesh."""
     names = [key.key for key in path if isinstance(key, DictKey) and key.key in values]
     owners = [values[names[0]]] if names else values.values()
-    arrays = (value for value in owners if isinstance(value, jax.Array) and not isinstance(value, Tracer))
-    owner = next((value for value in arrays if value.committed), None)
+    owner = next((value for value in owners if place_of(value) is not None), None)
     if owner is None or leaf.shape == owner.shape:
         return None if owner is None else owner.sharding
     return NamedSharding(owner.sharding.mesh, PartitionSpec()) if isinstance(owner.sharding, NamedSharding) else None

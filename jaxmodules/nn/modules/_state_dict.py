@@ -5,7 +5,7 @@ import threading
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -122,19 +122,35 @@ def load(root: Any, state_dict: Mapping[str, Any], strict: bool, assign: bool) -
         if _loading.landing is not None:
             tied = _loading.landing.tied()
             missing[:] = [key for key in missing if key not in tied]
-        if strict and unexpected:
-            errors.insert(0, "Unexpected key(s) in state_dict: {}. ".format(", ".join(f'"{k}"' for k in unexpected)))
-        if strict and missing:
-            errors.insert(0, "Missing key(s) in state_dict: {}. ".format(", ".join(f'"{k}"' for k in missing)))
-        if errors:
-            lines = "\n\t".join(errors)
-            raise RuntimeError(f"Error(s) in loading state_dict for {type(root).__name__}:\n\t{lines}")
+        if errors or (strict and (missing or unexpected)):
+            raise loading_error(root, missing if strict else [], unexpected if strict else [], errors)
     except BaseException:
         progress.before.restore()
         raise
     finally:
         _loading.held = outer
     return IncompatibleKeys(missing, unexpected)
+
+
+def loading_error(
+    target: Any, missing: Sequence[str], unexpected: Sequence[str], others: Sequence[str]
+) -> RuntimeError:
+    """Return the error of a load, with PyTorch's report of names that do not match and of what else is wrong."""
+    lines = [
+        "{} key(s) in state_dict: {}. ".format(kind, ", ".join(f'"{name}"' for name in names))
+        for kind, names in (("Missing", missing), ("Unexpected", unexpected))
+        if names
+    ]
+    listed = "\n\t".join([*lines, *others])
+    return RuntimeError(f"Error(s) in loading state_dict for {type(target).__name__}:\n\t{listed}")
+
+
+def size_mismatch(key: str, given: Any, present: Any) -> str:
+    """Say in PyTorch's words that an array does not fit where it is to go."""
+    return (
+        f"size mismatch for {key}: copying a param with shape {_size(given.shape)} from checkpoint,"
+        f" the shape in current model is {_size(present.shape)}."
+    )
 
 
 class _Load:
@@ -305,10 +321,7 @@ def load_own(
         if len(current.shape) == 0 and tuple(new.shape) == (1,):
             new = unbox(new)[0]  # scalars were vectors of one element in PyTorch 0.3
         if tuple(new.shape) != tuple(current.shape):
-            error_msgs.append(
-                f"size mismatch for {key}: copying a param with shape {_size(new.shape)} from checkpoint,"
-                f" the shape in current model is {_size(current.shape)}."
-            )
+            error_msgs.append(size_mismatch(key, new, current))
             continue
         if not assign and _loading.landing is None and lacks_data(current) and not lacks_data(new):
             warnings.warn(_NOT_COPIED.format(key), stacklevel=2)
