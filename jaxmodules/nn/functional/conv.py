@@ -11,13 +11,14 @@ from jax import lax
 from jaxmodules._autocast import cast
 from jaxmodules._shapes import as_array, as_array_or_none, check_floating, ntuple, same_padding
 from jaxmodules._typing import Array, ArrayLike
+from jaxmodules.nn.functional._convolution import Window, convolve, input_gradient, register
+from jaxmodules.nn.functional._cpu.rules import CONVOLUTION, choose
 
 _Sizes = int | Sequence[int]
 _Padding = int | Sequence[int] | Literal["same", "valid"]
 _Pairs = tuple[tuple[int, int], ...]
 
 _AXES = ("depth", "height", "width")
-_LAYOUTS = {1: ("NCW", "OIW", "NCW"), 2: ("NCHW", "OIHW", "NCHW"), 3: ("NCDHW", "OIDHW", "NCDHW")}
 
 
 def conv_nd(
@@ -64,7 +65,11 @@ def conv_nd(
     _check_fits(input, weight, pairs, dilation)
     if input.dtype == bool:
         check_floating(input, f"slow_conv{max(rank, 2)}d_cpu")
-    return _conv(input, weight, bias, stride, pairs, dilation, groups)
+    out = tuple(
+        (size + sum(pads) - d * (k - 1) - 1) // s + 1
+        for size, pads, k, s, d in zip(input.shape[-rank:], pairs, weight.shape[2:], stride, dilation, strict=True)
+    )
+    return _conv(input, weight, bias, Window(stride, tuple(low for low, _ in pairs), dilation, groups), out)
 
 
 def conv1d(
@@ -177,8 +182,8 @@ def conv_transpose_nd(
         check_floating(input, f"slow_conv_transpose{max(rank, 2)}d_out_cpu")
     if input.size:
         _check_output_padding(output_padding, stride, dilation)
-    _check_output(input, weight, stride, padding, output_padding, dilation)
-    return _conv_transpose(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    sizes = _output_sizes(input, weight, stride, padding, output_padding, dilation)
+    return _conv_transpose(input, weight, bias, Window(stride, padding, dilation, groups), sizes)
 
 
 def conv_transpose1d(
@@ -280,62 +285,23 @@ def conv_tbc(input: ArrayLike, weight: ArrayLike, bias: ArrayLike, pad: int = 0)
     return _conv_tbc(input, weight, bias, pad)
 
 
-@partial(jax.jit, static_argnames=("stride", "padding", "dilation", "groups"), inline=True)
-def _conv(
-    input: Array,
-    weight: Array,
-    bias: Array | None,
-    stride: tuple[int, ...],
-    padding: _Pairs,
-    dilation: tuple[int, ...],
-    groups: int,
-) -> Array:
-    rank = len(stride)
-    batched = input.ndim == rank + 2
-    output = lax.conv_general_dilated(
-        input if batched else input[None],
-        weight,
-        window_strides=stride,
-        padding=padding,
-        rhs_dilation=dilation,
-        dimension_numbers=_LAYOUTS[rank],
-        feature_group_count=groups,
-    )
-    if bias is not None:
-        output = output + bias.reshape(1, -1, *[1] * rank)
-    return output if batched else output[0]
+@partial(jax.jit, static_argnames=("window", "out"), inline=True)
+def _conv(input: Array, weight: Array, bias: Array | None, window: Window, out: tuple[int, ...]) -> Array:
+    batched = input.ndim == weight.ndim
+    output = convolve(input if batched else input[None], weight, window, out)
+    return _with_bias(output, bias, batched)
 
 
-@partial(jax.jit, static_argnames=("stride", "padding", "output_padding", "groups", "dilation"), inline=True)
-def _conv_transpose(
-    input: Array,
-    weight: Array,
-    bias: Array | None,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    output_padding: tuple[int, ...],
-    groups: int,
-    dilation: tuple[int, ...],
-) -> Array:
-    rank = len(stride)
-    batched = input.ndim == rank + 2
-    inputs, outputs, *kernel = weight.shape
-    # (C_in, C_out / G, *kernel) -> (C_out, C_in / G, *kernel)
-    swapped = weight.reshape(groups, inputs // groups, outputs, *kernel).swapaxes(1, 2)
-    mirrored = lax.rev(swapped.reshape(groups * outputs, inputs // groups, *kernel), tuple(range(2, rank + 2)))
-    spans = [step * (size - 1) for size, step in zip(kernel, dilation, strict=True)]
-    output = lax.conv_general_dilated(
-        input if batched else input[None],
-        mirrored,
-        window_strides=(1,) * rank,
-        padding=[(s - p, s - p + extra) for s, p, extra in zip(spans, padding, output_padding, strict=True)],
-        lhs_dilation=stride,
-        rhs_dilation=dilation,
-        dimension_numbers=_LAYOUTS[rank],
-        feature_group_count=groups,
-    )
+@partial(jax.jit, static_argnames=("window", "sizes"), inline=True)
+def _conv_transpose(input: Array, weight: Array, bias: Array | None, window: Window, sizes: tuple[int, ...]) -> Array:
+    batched = input.ndim == weight.ndim
+    output = input_gradient(input if batched else input[None], weight, window, sizes)
+    return _with_bias(output, bias, batched)
+
+
+def _with_bias(output: Array, bias: Array | None, batched: bool) -> Array:
     if bias is not None:
-        output = output + bias.reshape(1, -1, *[1] * rank)
+        output = output + bias.reshape(1, -1, *[1] * (output.ndim - 2))
     return output if batched else output[0]
 
 
@@ -449,23 +415,24 @@ def _check_output_padding(output_padding: tuple[int, ...], stride: tuple[int, ..
     raise RuntimeError(f"output padding must be smaller than either stride or dilation, but got {' '.join(got)}")
 
 
-def _check_output(
+def _output_sizes(
     input: Array,
     weight: Array,
     stride: tuple[int, ...],
     padding: tuple[int, ...],
     output_padding: tuple[int, ...],
     dilation: tuple[int, ...],
-) -> None:
+) -> tuple[int, ...]:
     rank = len(stride)
     _check_not_empty(input, rank)
     axes = zip(input.shape[-rank:], weight.shape[2:], stride, padding, output_padding, dilation, strict=True)
-    sizes = [(size - 1) * s - 2 * p + d * (k - 1) + extra + 1 for size, k, s, p, extra, d in axes]
+    sizes = tuple((size - 1) * s - 2 * p + d * (k - 1) + extra + 1 for size, k, s, p, extra, d in axes)
     if min(sizes) < 0:
         raise RuntimeError(
             f"Given input size per channel: ({' x '.join(map(str, input.shape[-rank:]))})."
             f" Calculated output size per channel: ({' x '.join(map(str, sizes))}). Output size is too small"
         )
+    return sizes
 
 
 def _check_tbc(input: Array, weight: Array, bias: Array, pad: int) -> None:
@@ -484,3 +451,6 @@ def _check_tbc(input: Array, weight: Array, bias: Array, pad: int) -> None:
         raise RuntimeError(f"self and mat2 must have the same dtype, but got {input.dtype} and {weight.dtype}")
     if input.shape[0] + 2 * pad < weight.shape[0] - 1:
         raise RuntimeError(f"Trying to create tensor with negative dimension: pad={pad} leaves too little; {sizes}")
+
+
+register(lambda wanted, case: choose(CONVOLUTION[wanted], case))
