@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DELETE_ON_ERROR:
-.PHONY: run test test-x64 test-leaks bench lint clean
+.PHONY: run test test-x64 test-leaks bench bench-kernels lint clean
 
 run: .venv/.with-run
 	$(BIN)/python -m jaxmodules.examples.digits $(ARGS)
@@ -21,6 +21,10 @@ test-leaks: .venv/.with-test
 
 bench: .venv/.with-bench
 	$(BIN)/python -m jaxmodules.bench $(ARGS)
+
+# Convolution, pooling, normalisation and recurrence, layer by layer; ARGS='--only pool --name ResNet' for a part.
+bench-kernels: .venv/.with-bench
+	$(BIN)/python -m jaxmodules.bench.kernels $(ARGS)
 
 lint: .venv/.with-lint
 	$(BIN)/ruff check .
