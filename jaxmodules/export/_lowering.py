@@ -17,6 +17,7 @@ from jax.extend.core.primitives import reduce_window_max_p, scan_p
 
 from jaxmodules._shapes import known
 from jaxmodules._tracing import Tracer
+from jaxmodules.nn.functional._convolution import by_primitive, case_of
 
 _INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _CALLS = {"closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "jit", "pjit", "checkpoint", "remat2"}
@@ -41,6 +42,11 @@ def apply(eqn: Any, arrays: Sequence[Any]) -> Sequence[Any]:
     inner = called(eqn)
     if inner is not None:
         return run(inner, arrays)
+    if eqn.primitive.name == "platform_index":  # no machine is known: what a choice by machine has for all others
+        return [0]
+    if "branches_platforms" in eqn.params:
+        default = eqn.params["branches_platforms"].index(None)
+        return run(eqn.params["branches"][default], arrays[1:])
     if _is_known(eqn, arrays):
         with jax.ensure_compile_time_eval():
             return _bind(eqn, arrays)
@@ -113,6 +119,13 @@ def _reduce_window_max(arrays: Sequence[Any], params: dict[str, Any]) -> Sequenc
     return [x]
 
 
+def _convolution(arrays: Sequence[Any], params: dict[str, Any]) -> Sequence[Any]:
+    """Write a convolution, or a gradient of one, as JAX's primitive."""
+    left, right = arrays
+    case = case_of(params["wanted"], left.shape, right.shape, params["window"], params["extent"])
+    return [by_primitive(params["wanted"], left, right, case)]
+
+
 def _product(sizes: Sequence[Any]) -> Any:
     product: Any = 1
     for size in sizes:
@@ -121,6 +134,7 @@ def _product(sizes: Sequence[Any]) -> Any:
 
 
 _RULES: dict[str, Callable[[Sequence[Any], dict[str, Any]], Sequence[Any]]] = {
+    "convolution": _convolution,
     "reduce_window_max": _reduce_window_max,
     "scan": _scan,
 }

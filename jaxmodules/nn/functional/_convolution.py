@@ -73,7 +73,7 @@ class Case(NamedTuple):
 
     @property
     def padding(self) -> Pairs:
-        """Return how many elements the windows reach beyond the input, per axis and end; what they leave is negative."""
+        """Return how far the windows reach beyond the input, per axis and end; negative where they leave some."""
         axes = zip(self.before, self.span, self.reach, self.sizes, strict=True)
         return tuple((low, span + reach - size - low) for low, span, reach, size in axes)
 
@@ -155,25 +155,24 @@ def register(choose: Callable[[Wanted, Case], Callable[..., Array] | None]) -> N
 
     def lower(left: Array, right: Array, *, wanted: Wanted, window: Window, extent: Shape, precision: Any) -> Array:
         case = case_of(wanted, left.shape, right.shape, window, extent)
-        plain = partial(by_primitive, wanted, case=case, precision=precision)
         sizes = [case.inputs, case.outputs, *case.sizes, *case.kernel, *case.out]
-        usual = min(known(sizes), default=0) > 0 and len(known(sizes)) == len(sizes) and 0 not in known([case.batch])
+        usual = min(known([case.batch, *sizes]), default=0) > 0 and len(known(sizes)) == len(sizes)
         algorithm = choose(wanted, case) if usual and is_floating(left.dtype) else None
         if algorithm is None:
-            return plain(left, right)
+            return by_primitive(wanted, left, right, case, precision)
+        wide = jnp.promote_types(left.dtype, jnp.float32)
+        with jax.default_matmul_precision(precision):
+            return algorithm(left.astype(wide), right.astype(wide), case).astype(left.dtype)
 
-        def quick(left: Array, right: Array) -> Array:
-            wide = jnp.promote_types(left.dtype, jnp.float32)
-            with jax.default_matmul_precision(precision):
-                return algorithm(left.astype(wide), right.astype(wide), case).astype(left.dtype)
+    mlir.register_lowering(convolution_p, mlir.lower_fun(lower, multiple_results=False), platform="cpu")
 
-        return lax.platform_dependent(left, right, cpu=quick, default=plain)
 
-    mlir.register_lowering(convolution_p, mlir.lower_fun(lower, multiple_results=False))
+def _lower(left: Array, right: Array, *, wanted: Wanted, window: Window, extent: Shape, precision: Any) -> Array:
+    return by_primitive(wanted, left, right, case_of(wanted, left.shape, right.shape, window, extent), precision)
 
 
 def _bind(wanted: Wanted, left: Array, right: Array, window: Window, extent: Shape) -> Array:
-    precision = jax.config.jax_default_matmul_precision
+    precision = jax.default_matmul_precision.value
     if any(_is_spread(operand) for operand in (left, right)):
         case = case_of(wanted, left.shape, right.shape, window, extent)
         return by_primitive(wanted, left, right, case, precision)
@@ -199,12 +198,15 @@ def _transpose(operand: int) -> Callable[..., Array]:
         case = case_of(wanted, left.aval.shape, right.aval.shape, window, extent)
         given = dict(zip(_OPERANDS[wanted], (left, right), strict=True)) | {wanted: cotangent}
         target = _OPERANDS[wanted][operand]
-        return compute(target, *(given[name] for name in _OPERANDS[target]), case)
+        first, second = _OPERANDS[target]
+        return compute(target, given[first], given[second], case)
 
     return rule
 
 
-def _batch(operands: Any, axes: Any, *, wanted: Wanted, window: Window, extent: Shape, **_: Any) -> tuple[Array, int]:
+def _batch(
+    operands: Any, axes: Any, *, wanted: Wanted, window: Window, extent: Shape, precision: Any
+) -> tuple[Array, int]:
     """Put a mapped axis into the batch, or where there are as many weights into the groups."""
     names = _OPERANDS[wanted]
     mapped = {name for name, axis in zip(names, axes, strict=True) if axis is not None}
@@ -215,11 +217,11 @@ def _batch(operands: Any, axes: Any, *, wanted: Wanted, window: Window, extent: 
     ]
     if "weight" not in mapped | {wanted}:
         weight = names.index("weight")
-        merged = [x[0] if i == weight else x.reshape(-1, *x.shape[2:]) for i, x in enumerate(front)]
-        result = _bind(wanted, *merged, window, extent)
+        left, right = (x[0] if i == weight else x.reshape(-1, *x.shape[2:]) for i, x in enumerate(front))
+        result = _bind(wanted, left, right, window, extent)
         return result.reshape(size, -1, *result.shape[1:]), 0
-    merged = [_into_channels(x, name == "weight") for x, name in zip(front, names, strict=True)]
-    result = _bind(wanted, *merged, window._replace(groups=window.groups * size), extent)
+    left, right = (_into_channels(x, name == "weight") for x, name in zip(front, names, strict=True))
+    result = _bind(wanted, left, right, window._replace(groups=window.groups * size), extent)
     if wanted == "weight":
         return result.reshape(size, -1, *result.shape[1:]), 0
     return result.reshape(len(result), size, -1, *result.shape[2:]), 1
@@ -235,3 +237,4 @@ convolution_p.def_impl(jax.jit(convolution_p.bind, static_argnames=("wanted", "w
 convolution_p.def_abstract_eval(_shape)
 ad.defbilinear(convolution_p, _transpose(0), _transpose(1))
 batching.primitive_batchers[convolution_p] = _batch
+mlir.register_lowering(convolution_p, mlir.lower_fun(_lower, multiple_results=False))

@@ -6,14 +6,16 @@ input, or the gradient by the weight.
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from jaxmodules._typing import Array, Shape
-from jaxmodules.nn.functional._convolution import Case, compute, mirrored
+from jaxmodules.nn.functional._convolution import Case, Wanted, compute, mirrored
+
+_BLOCK = 2**20  # elements
 
 
 def output_by_shifts(input: Array, weight: Array, case: Case) -> Array:
@@ -34,15 +36,15 @@ def output_by_shifts(input: Array, weight: Array, case: Case) -> Array:
 
 def output_by_columns(input: Array, weight: Array, case: Case) -> Array:
     """Multiply the kernels by the matrix of all windows."""
-    columns = _columns(input, case)  # (N, G, I * K, P)
     kernels = weight.reshape(case.groups, case.outputs, -1)
-    if case.groups == 1 and kernels.size > columns[0].size:
-        output = lax.dot_general(kernels[0], columns[:, 0], (((1,), (1,)), ((), ()))).swapaxes(0, 1)
-    else:
-        # a copy for each sample makes this one product per sample, whose result needs no transposition
-        kernels = jnp.broadcast_to(kernels, (case.batch, *kernels.shape))
-        output = lax.dot_general(kernels, columns, (((3,), (2,)), ((0, 1), (0, 1))))
-    return output.reshape(case.shapes["output"])
+
+    def multiply(part: Array) -> Array:
+        columns = _columns(part, case)  # (N, G, I * K, P)
+        if case.groups == 1 and kernels.size > columns[0].size:
+            return lax.dot_general(kernels[0], columns[:, 0], (((1,), (1,)), ((), ()))).swapaxes(0, 1)
+        return lax.dot_general(_for_each(kernels, part), columns, (((3,), (2,)), ((0, 1), (0, 1))))
+
+    return _in_blocks(multiply, input, case).reshape(case.shapes["output"])
 
 
 def output_by_planes(input: Array, weight: Array, case: Case) -> Array:
@@ -61,18 +63,15 @@ def input_by_output(output: Array, weight: Array, case: Case) -> Array:
 
 def input_by_shifts(output: Array, weight: Array, case: Case) -> Array:
     """Add up shifted outputs, each times one element of the kernels, for every phase of the stride."""
-    rank = len(case.kernel)
-    kernels = weight.reshape(1, case.groups, case.outputs, case.inputs, *case.kernel, *(1,) * rank)
-    parts, counts = {}, _counts(case)
-    for phase, terms in _scattered(output, case, counts):
+    kernels = weight.reshape(1, case.groups, case.outputs, case.inputs, *case.kernel, *(1,) * len(case.kernel))
+    counts, parts = _counts(case), {}
+    for phase, terms in _scattered(output, case):
         total = jnp.zeros((case.batch, case.groups, case.inputs, *counts), output.dtype)
         for place, part in terms:
             part = part.reshape(case.batch, case.groups, case.outputs, *counts)
             for channel in range(case.outputs):
-                total = (
-                    total
-                    + part[:, :, channel, None] * kernels[(slice(None), slice(None), channel, slice(None), *place)]
-                )
+                index = (slice(None), slice(None), channel, slice(None), *place)
+                total = total + part[:, :, channel, None] * kernels[index]
         parts[phase] = total.reshape(case.batch, -1, *counts)
     return _interleaved(parts, case)
 
@@ -80,52 +79,49 @@ def input_by_shifts(output: Array, weight: Array, case: Case) -> Array:
 def input_by_columns(output: Array, weight: Array, case: Case) -> Array:
     """Multiply the transposed kernels by the output, and add what falls onto the same element."""
     kernels = weight.reshape(case.groups, case.outputs, -1)  # (G, O, I * K)
-    output = output.reshape(case.batch, case.groups, case.outputs, -1)
-    if case.groups == 1 and kernels.size > output[0].size:
-        columns = lax.dot_general(kernels[0], output[:, 0], (((0,), (1,)), ((), ()))).swapaxes(0, 1)
-    else:
-        kernels = jnp.broadcast_to(kernels, (case.batch, *kernels.shape))
-        columns = lax.dot_general(kernels, output, (((2,), (2,)), ((0, 1), (0, 1))))
-    columns = columns.reshape(case.batch, -1, *case.kernel, *case.out)
-    if math.prod(case.kernel) == math.prod(case.stride) == 1 and case.sizes == case.out:
-        return columns.reshape(case.shapes["input"])
-    counts, parts = _counts(case), {}
-    for phase, terms in _scattered(columns, case, counts):
-        total = jnp.zeros((case.batch, columns.shape[1], *counts), output.dtype)
-        for place, part in terms:
-            total = total + part[(slice(None), slice(None), *place)]
-        parts[phase] = total
-    return _interleaved(parts, case)
+
+    def multiply(part: Array) -> Array:
+        part = part.reshape(len(part), case.groups, case.outputs, -1)
+        if case.groups == 1 and kernels.size > part[0].size:
+            columns = lax.dot_general(kernels[0], part[:, 0], (((0,), (1,)), ((), ()))).swapaxes(0, 1)
+        else:
+            columns = lax.dot_general(_for_each(kernels, part), part, (((2,), (2,)), ((0, 1), (0, 1))))
+        columns = columns.reshape(len(part), -1, *case.kernel, *case.out)  # (N, C, *kernel, *out)
+        parts = {}
+        for phase, terms in _scattered(columns, case):
+            total = jnp.zeros((*columns.shape[:2], *_counts(case)), output.dtype)
+            for place, shifted in terms:
+                total = total + shifted[(slice(None), slice(None), *place)]
+            parts[phase] = total
+        return _interleaved(parts, case)
+
+    return _in_blocks(multiply, output, case)
 
 
 def input_by_phases(output: Array, weight: Array, case: Case) -> Array:
     """Convolve once at stride 1, with the kernels of all phases of the stride as so many channels."""
-    spans = [_offsets(*axis) for axis in _axes(case)]
-    counts = _counts(case)
-    taps = [max(max(e for _, e in hits) if hits else 0 for hits in span) for span in spans]
-    lows = [min(min(e for _, e in hits) if hits else 0 for hits in span) for span in spans]
-    widths = [high - low + 1 for high, low in zip(taps, lows, strict=True)]
+    met = _met(case)
+    lows = [min((start for hits in axis for _, start in hits), default=0) for axis in met]
+    highs = [max((start for hits in axis for _, start in hits), default=0) for axis in met]
     kernels = []
-    for phase in itertools.product(*map(range, case.stride)):
+    for hits in itertools.product(*met):
         part = weight
-        for axis, (residue, low, width) in enumerate(zip(phase, lows, widths, strict=True), 2):
-            places = np.full(width, case.kernel[axis - 2])
-            for k, e in spans[axis - 2][residue]:
-                places[e - low] = k
-            part = jnp.take(part, places, axis=axis, mode="fill", fill_value=0)
-        kernels.append(part.reshape(case.groups, case.outputs, case.inputs, *widths))
-    # (G, O, s * I, *widths) -> (G * s * I, O, *widths)
-    stacked = jnp.stack(kernels, 2).reshape(case.groups, case.outputs, -1, *widths).swapaxes(1, 2)
-    phases = math.prod(case.stride)
+        for axis, (places, low, high) in enumerate(zip(hits, lows, highs, strict=True), 2):
+            part = _spread_out(part, axis, dict(places), low, high)
+        kernels.append(part)
+    widths = tuple(high - low + 1 for low, high in zip(lows, highs, strict=True))
+    phases, ones = len(kernels), (1,) * len(widths)
+    # (G, O, phases, I, *widths) -> (G * phases * I, O, *widths)
+    stacked = jnp.stack([part.reshape(case.groups, case.outputs, case.inputs, *widths) for part in kernels], 2)
     dense = Case(
-        stride=(1,) * len(widths), before=tuple(-low for low in lows), dilation=(1,) * len(widths), groups=case.groups, batch=case.batch,
-        inputs=case.outputs, outputs=phases * case.inputs, sizes=case.out, kernel=tuple(widths), out=counts,
+        ones, tuple(-low for low in lows), ones, case.groups, case.batch, case.outputs, phases * case.inputs,
+        sizes=case.out, kernel=widths, out=_counts(case),
     )  # fmt: skip
-    result = compute("output", output, stacked.reshape(dense.shapes["weight"]), dense)
-    result = result.reshape(case.batch, case.groups, phases, case.inputs, *counts)
+    stacked = stacked.reshape(case.groups, case.outputs, -1, *widths).swapaxes(1, 2).reshape(dense.shapes["weight"])
+    result = compute("output", output, stacked, dense)
+    result = result.reshape(case.batch, case.groups, phases, case.inputs, *dense.out)
     order = itertools.product(*map(range, case.stride))
-    parts = {phase: result[:, :, n].reshape(case.batch, -1, *counts) for n, phase in enumerate(order)}
-    return _interleaved(parts, case)
+    return _interleaved({p: result[:, :, n].reshape(case.batch, -1, *dense.out) for n, p in enumerate(order)}, case)
 
 
 def weight_by_shifts(input: Array, output: Array, case: Case) -> Array:
@@ -174,6 +170,50 @@ def _planes(input: Array, case: Case) -> tuple[Array, Case]:
     return planes.reshape(flat.shapes["input"]), flat
 
 
+def output_by_groups(input: Array, weight: Array, case: Case) -> Array:
+    """Convolve each group by itself."""
+    return _by_groups("output", input, weight, case)
+
+
+def input_by_groups(output: Array, weight: Array, case: Case) -> Array:
+    """Take the gradient of each group by itself."""
+    return _by_groups("input", output, weight, case)
+
+
+def weight_by_groups(input: Array, output: Array, case: Case) -> Array:
+    """Take the gradient of each group by itself."""
+    return _by_groups("weight", input, output, case)
+
+
+def _by_groups(wanted: Wanted, left: Array, right: Array, case: Case) -> Array:
+    axes = [int(name != "weight") for name in ("input", "weight", "output") if name != wanted]
+    axes = axes[::-1] if wanted == "input" else axes
+    parts = (jnp.split(x, case.groups, axis) for x, axis in zip((left, right), axes, strict=True))
+    alone = case._replace(groups=1)
+    return jnp.concatenate([compute(wanted, a, b, alone) for a, b in zip(*parts, strict=True)], int(wanted != "weight"))
+
+
+def _for_each(kernels: Array, samples: Array) -> Array:
+    """Copy kernels for every sample: one product for each, whose result needs no transposition."""
+    return jnp.broadcast_to(kernels, (len(samples), *kernels.shape))
+
+
+def _in_blocks(function: Callable[[Array], Array], samples: Array, case: Case) -> Array:
+    """Apply a function in a loop over parts of the batch whose columns stay in the cache.
+
+    What is larger than 32 MB also comes from the operating system anew at every call, page by page.
+    """
+    each = case.groups * case.inputs * math.prod(case.kernel) * math.prod(case.out)
+    if not isinstance(case.batch, int):
+        return lax.map(lambda sample: function(sample[None])[0], samples)
+    most = min(max(1, _BLOCK // each), case.batch)
+    size = next(size for size in range(most, 0, -1) if case.batch % size == 0)
+    if size == case.batch:
+        return function(samples)
+    result = lax.map(function, samples.reshape(-1, size, *samples.shape[1:]))
+    return result.reshape(case.batch, *result.shape[2:])
+
+
 def _shifted(input: Array, case: Case) -> Iterator[tuple[Shape, Array]]:
     """Yield, for every place in the kernel, the elements that all windows have there, ``(N, C, *out)``."""
     padded = _padded(input, [(max(low, 0), max(high, 0)) for low, high in case.padding])
@@ -183,23 +223,16 @@ def _shifted(input: Array, case: Case) -> Iterator[tuple[Shape, Array]]:
 
 
 def _columns(input: Array, case: Case) -> Array:
-    """Return the windows as columns, ``(N, C, *sizes) -> (N, G, C / G * K, P)``."""
-    parts = [part for _, part in _shifted(input, case)]
-    stacked = parts[0] if len(parts) == 1 else jnp.stack(parts, 2)
-    return stacked.reshape(case.batch, case.groups, case.inputs * len(parts), -1)
-
-
-def _axes(case: Case) -> Iterator[tuple[int, int, int, int]]:
-    return zip(case.kernel, case.stride, case.dilation, case.before, strict=True)
-
-
-def _offsets(kernel: int, stride: int, dilation: int, low: int) -> list[list[tuple[int, int]]]:
-    """List, for every phase of the stride, the places in the kernel that reach it, and from which outputs."""
-    reach = [
-        [(k, (r + low - dilation * k) // stride) for k in range(kernel) if (r + low - dilation * k) % stride == 0]
-        for r in range(stride)
-    ]
-    return reach
+    """Return the windows as columns, ``(N, C, *sizes) -> (N, G, C / G * K, P)``, unfolding one axis after the other."""
+    columns = _padded(input, [(max(low, 0), max(high, 0)) for low, high in case.padding])
+    for number, (k, s, d, low, count) in enumerate(
+        zip(case.kernel, case.stride, case.dilation, case.before, case.out, strict=True)
+    ):
+        axis, reach = 2 + 2 * number, s * (count - 1) + 1  # (N, C, *kernel so far, *out so far, *sizes to come)
+        starts = [d * place + max(-low, 0) for place in range(k)]
+        parts = [lax.slice_in_dim(columns, start, start + reach, s, axis) for start in starts]
+        columns = lax.optimization_barrier(jnp.stack(parts, 2 + number))
+    return columns.reshape(len(input), case.groups, case.inputs * math.prod(case.kernel), -1)
 
 
 def _counts(case: Case) -> Shape:
@@ -207,22 +240,45 @@ def _counts(case: Case) -> Shape:
     return tuple(-(-size // s) for size, s in zip(case.sizes, case.stride, strict=True))
 
 
-def _scattered(output: Array, case: Case, counts: Shape) -> Iterator[tuple[Shape, list[tuple[Shape, Array]]]]:
-    """Yield, for every phase of the stride, the places in the kernel that reach it, each with the outputs it is met by."""
-    spans = [_offsets(*axis) for axis in _axes(case)]
-    reach = [[e for hits in span for _, e in hits] for span in spans]
+def _met(case: Case) -> list[list[list[tuple[int, int]]]]:
+    """List per axis and phase of the stride the places in the kernel that meet it, and the first output of each."""
+    axes = []
+    for kernel, stride, dilation, before in zip(case.kernel, case.stride, case.dilation, case.before, strict=True):
+        found = [[(k, divmod(r + before - dilation * k, stride)) for k in range(kernel)] for r in range(stride)]
+        axes.append([[(k, start) for k, (start, rest) in hits if rest == 0] for hits in found])
+    return axes
+
+
+def _scattered(output: Array, case: Case) -> Iterator[tuple[Shape, list[tuple[Shape, Array]]]]:
+    """Yield for every phase of the stride the places in the kernel that meet it, and the outputs that each brings."""
+    met, counts = _met(case), _counts(case)
+    starts = [[start for hits in axis for _, start in hits] for axis in met]
     pads = [
-        (max(-min(es), 0), max(max(es) + count - out, 0))
-        for es, count, out in zip(reach, counts, case.out, strict=True)
+        (max(-min(firsts), 0), max(max(firsts) + count - out, 0))
+        for firsts, count, out in zip(starts, counts, case.out, strict=True)
     ]
     padded = _padded(output, pads)
     for phase in itertools.product(*map(range, case.stride)):
         terms = []
-        for hits in itertools.product(*(span[r] for span, r in zip(spans, phase, strict=True))):
-            place = tuple(k for k, _ in hits)
-            starts = [e + low for (_, e), (low, _) in zip(hits, pads, strict=True)]
-            terms.append((place, _cut(padded, starts, counts, (1,) * len(counts))))
+        for hits in itertools.product(*(axis[r] for axis, r in zip(met, phase, strict=True))):
+            firsts = [start + before for (_, start), (before, _) in zip(hits, pads, strict=True)]
+            terms.append((tuple(place for place, _ in hits), _cut(padded, firsts, counts, (1,) * len(counts))))
         yield phase, terms
+
+
+def _spread_out(weight: Array, axis: int, places: dict[int, int], low: int, high: int) -> Array:
+    """Put places of a kernel where the phase meets them from ``low`` to ``high``, last place first, zeros between."""
+    if not places:
+        shape = list(weight.shape)
+        shape[axis] = high - low + 1
+        return jnp.zeros(shape, weight.dtype)
+    chosen, (first, *_), last = list(places), places.values(), min(places.values())
+    gap = places[chosen[0]] - places[chosen[1]] if len(chosen) > 1 else 1
+    step = chosen[1] - chosen[0] if len(chosen) > 1 else 1
+    part = lax.rev(lax.slice_in_dim(weight, chosen[0], chosen[-1] + 1, step, axis), (axis,))
+    pads = [(0, 0, 0)] * weight.ndim
+    pads[axis] = (last - low, high - first, gap - 1)
+    return lax.pad(part, np.zeros((), weight.dtype), pads)
 
 
 def _interleaved(parts: dict[Shape, Array], case: Case) -> Array:
@@ -238,7 +294,8 @@ def _interleaved(parts: dict[Shape, Array], case: Case) -> Array:
         return jnp.stack([join((*prefix, r)) for r in range(case.stride[axis])], axis + 3)
 
     whole = [s * count for s, count in zip(case.stride, _counts(case), strict=True)]
-    result = join(()).reshape(*case.shapes["input"][:2], *whole)
+    result = join(())
+    result = result.reshape(*result.shape[:2], *whole)
     return _cut(result, [0] * rank, case.sizes, (1,) * rank)
 
 
