@@ -1,8 +1,9 @@
 """What the pooling functions share: their types, the geometry of windows, and the search for largest elements."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial, reduce
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol, overload
 
 import jax
@@ -10,13 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmodules._shapes import is_floating, known, ntuple
+from jaxmodules._shapes import accumulation_dtype, known, ntuple
 from jaxmodules._typing import Array, ArrayLike, Shape
+from jaxmodules.nn.functional._cpu.rules import MAX_POOLING, SUM_POOLING, choose
+from jaxmodules.nn.functional._linear import linear
+from jaxmodules.nn.functional._windows import Pairs, Window, in_pairs, lowest
 
 Sizes = int | Sequence[int]
 OptionalSizes = int | None | Sequence[int | None]
 Ratios = float | Sequence[float]
-Pairs = tuple[tuple[int, int], ...]
 
 _LARGE_WINDOW = 32
 
@@ -200,64 +203,107 @@ def pick(input: Array, indices: Array, rank: int) -> Array:
     return jnp.take_along_axis(flat, chosen, axis=-1, mode="clip").reshape(indices.shape)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
-def largest(input: Array, kernel: Shape, stride: Shape, pairs: Pairs, dilation: Shape) -> Array:
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def largest(input: Array, window: Window) -> Array:
     """Return the largest element of every window, NaN being larger than anything."""
-    return lax.reduce_window(
-        input, _lowest(input.dtype), lax.max, **_spread(input.ndim, kernel, stride, pairs, dilation)
-    )
+
+    def primitive(input: Array) -> Array:
+        return lax.reduce_window(input, lowest(input.dtype), lax.max, **window.over(input.ndim))
+
+    algorithm = choose(MAX_POOLING, window) or (lambda _, input: primitive(input))
+    return lax.platform_dependent(input, cpu=partial(algorithm, window), default=primitive)
 
 
 @largest.defjvp
-def _largest_jvp(
-    kernel: Shape,
-    stride: Shape,
-    pairs: Pairs,
-    dilation: Shape,
-    primals: tuple[Array],
-    tangents: tuple[Array],
-) -> tuple[Array, Array]:
-    """Let each gradient go to the chosen element: for small windows by shifted sums, which scatter nothing.
-
-    The rule of ``reduce_window`` itself takes several times as long, and can't be dilated.
-    """
-    rank = len(kernel)
-    if math.prod(kernel) > _LARGE_WINDOW:
-        indices = largest_places(primals[0], kernel, stride, pairs, dilation)
+def _largest_jvp(window: Window, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """Let each gradient go to the chosen element: for small windows by comparisons, which scatter nothing."""
+    if not _is_small(window):
+        indices, rank = largest_places(primals[0], window), len(window.kernel)
         return pick(primals[0], indices, rank), pick(tangents[0], indices, rank)
-    values = largest(primals[0], kernel, stride, pairs, dilation)
-    window = (kernel, stride, pairs, dilation, values.shape[-rank:])
-    candidates = _shifted(lax.stop_gradient(primals[0]), _lowest(values.dtype), *window)
-    best, chosen = next(candidates), jnp.zeros(values.shape, jnp.int8)
-    for number, part in enumerate(candidates, 1):
-        better = (part > best) | (part != part)
-        best, chosen = jnp.where(better, part, best), jnp.where(better, jnp.int8(number), chosen)
-    parts = _shifted(tangents[0], np.zeros((), values.dtype), *window)
-    return values, reduce(jnp.add, (jnp.where(chosen == number, part, 0) for number, part in enumerate(parts)))
+    chosen = _chosen(lax.stop_gradient(primals[0]), window)
+    return largest(primals[0], window), linear(_Routing(window), tangents[0], chosen)
 
 
-def _shifted(
-    input: Array, fill: np.ndarray, kernel: Shape, stride: Shape, pairs: Pairs, dilation: Shape, out: Shape
-) -> Iterator[Array]:
-    """Yield, for every position in the window, the elements that all windows have there."""
-    lead = input.ndim - len(kernel)
-    padded = lax.pad(input, fill, [(0, 0, 0)] * lead + [(before, after, 0) for before, after in pairs])
-    for position in np.ndindex(kernel):
-        starts = [place * gap for place, gap in zip(position, dilation, strict=True)]
-        ends = [start + (size - 1) * step + 1 for start, size, step in zip(starts, out, stride, strict=True)]
-        yield lax.slice(padded, (0,) * lead + tuple(starts), (*padded.shape[:lead], *ends), (1,) * lead + stride)
+def _is_small(window: Window) -> bool:
+    return window.is_tiling or math.prod(window.kernel) <= _LARGE_WINDOW
 
 
-def largest_places(input: Array, kernel: Shape, stride: Shape, pairs: Pairs, dilation: Shape) -> Array:
+def _chosen(input: Array, window: Window) -> Array:
+    """Return the number of the place that the largest element of every window is at."""
+    if window.is_tiling and math.prod(window.kernel) > _LARGE_WINDOW:
+        return _chosen_in_tiles(input, window)
+    kind = window.numbering
+
+    def larger(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
+        better = (right[0] > left[0]) | (right[0] != right[0])
+        return jnp.where(better, right[0], left[0]), jnp.where(better, right[1], left[1])
+
+    parts = window.parts(input, lowest(input.dtype))
+    numbered = ((part, jnp.full(part.shape, window.number(place), kind)) for place, part in parts)
+    chosen = in_pairs(larger, numbered)[1]
+    if not any(before for before, _ in window.pairs):
+        return chosen
+    # where everything is as low as the padding, PyTorch takes the first place that is in the input
+    first = jnp.broadcast_to(window.number(window.first_places(input.ndim)), chosen.shape)
+    return jnp.where(chosen == 0, first, chosen)
+
+
+def _chosen_in_tiles(input: Array, window: Window) -> Array:
+    tiles, axes = window.tiles(input)
+    best = tiles.max(axes, keepdims=True)
+    places = [lax.broadcasted_iota(np.int32, tiles.shape, axis) for axis in axes]
+    number = window.number(places)
+    first = jnp.where(tiles == best, number, math.prod(window.kernel)).min(axes)
+    last_nan = jnp.where(tiles != tiles, number, -1).max(axes)
+    return jnp.where(last_nan < 0, first, last_nan).astype(window.numbering)
+
+
+@dataclass(frozen=True)
+class _Routing:
+    """Take from every window the element at the chosen place; transposed, put it back there."""
+
+    window: Window
+
+    def apply(self, operand: Array, chosen: Array) -> Array:
+        parts = self.window.parts(operand, np.zeros((), operand.dtype))
+        taken = jnp.zeros(chosen.shape, operand.dtype)
+        for place, part in parts:
+            taken = jnp.where(chosen == self.window.number(place), part, taken)
+        return taken
+
+    def transpose(self, cotangent: Array, chosen: Array) -> Array:
+        kind = accumulation_dtype(cotangent.dtype)
+
+        def term(place: list[Array], outputs: list[Array]) -> Array:
+            gradient, choice = outputs
+            return jnp.where(choice == self.window.number(place), gradient.astype(kind), 0)
+
+        return self.window.collect([cotangent, chosen], term, cotangent.dtype)
+
+
+def window_sums(input: Array, window: Window) -> Array:
+    """Return the sum of every window."""
+
+    def primitive(input: Array) -> Array:
+        return lax.reduce_window(input, np.zeros((), input.dtype), lax.add, **window.over(input.ndim))
+
+    algorithm = choose(SUM_POOLING, window) or (lambda _, input: primitive(input))
+    return lax.platform_dependent(input, cpu=partial(algorithm, window), default=primitive)
+
+
+def largest_places(input: Array, window: Window) -> Array:
     """Return where the largest element of every window is, counted through the flattened plane."""
-    plane = input.shape[-len(kernel) :]
-    places = jnp.broadcast_to(_count(plane).reshape((1,) * (input.ndim - len(kernel)) + plane), input.shape)
-    return lax.reduce_window(
-        (lax.stop_gradient(input), places),
-        _nothing(input.dtype, plane),
-        _larger,
-        **_spread(input.ndim, kernel, stride, pairs, dilation),
-    )[1]
+    input, plane, lead = lax.stop_gradient(input), window.plane, input.ndim - len(window.plane)
+    if not _is_small(window):
+        places = jnp.broadcast_to(_count(plane).reshape((1,) * lead + plane), input.shape)
+        return lax.reduce_window((input, places), _nothing(input.dtype, plane), _larger, **window.over(input.ndim))[1]
+    kind = jax.dtypes.canonicalize_dtype(np.int64)
+    offsets = window.offsets(_chosen(input, window).astype(kind))
+    number = jnp.zeros((), kind)
+    for axis, (offset, size) in enumerate(zip(offsets, plane, strict=True)):
+        start = lax.broadcasted_iota(kind, offset.shape, lead + axis) * window.stride[axis] - window.pairs[axis][0]
+        number = number * size + start + offset
+    return number
 
 
 def largest_among(input: Array, members: Sequence[Array | np.ndarray], vary: bool) -> Array:
@@ -307,19 +353,4 @@ def _count(plane: Shape) -> Array:
 
 def _nothing(dtype: np.dtype, plane: Shape) -> tuple[np.ndarray, np.ndarray]:
     """Return a value and a place that every element of a plane is preferred to."""
-    return _lowest(dtype), np.array(math.prod(plane), jax.dtypes.canonicalize_dtype(np.int64))
-
-
-def _lowest(dtype: np.dtype) -> np.ndarray:
-    return np.array(-np.inf if is_floating(dtype) else jnp.iinfo(dtype).min, dtype)
-
-
-def _spread(ndim: int, kernel: Shape, stride: Shape, pairs: Pairs, dilation: Shape) -> dict[str, Any]:
-    """Write a window over the last axes as one over all."""
-    lead = (1,) * (ndim - len(kernel))
-    return dict(
-        window_dimensions=lead + kernel,
-        window_strides=lead + stride,
-        padding=((0, 0),) * len(lead) + pairs,
-        window_dilation=lead + dilation,
-    )
+    return lowest(dtype), np.array(math.prod(plane), jax.dtypes.canonicalize_dtype(np.int64))

@@ -9,7 +9,6 @@ from jaxmodules._autocast import cast
 from jaxmodules._shapes import as_array, is_floating, is_integer, ntuple
 from jaxmodules._typing import Array, ArrayLike, Shape
 from jaxmodules.nn.functional._pooling import (
-    Pairs,
     Sizes,
     check_axes_1d,
     check_not_empty,
@@ -17,10 +16,10 @@ from jaxmodules.nn.functional._pooling import (
     largest,
     largest_places,
     pad_pairs,
-    pick,
     typed_max_pool,
     window_of,
 )
+from jaxmodules.nn.functional._windows import Pairs, Window
 
 
 @typed_max_pool
@@ -183,14 +182,13 @@ def max_pool_nd(
 
 @partial(jax.jit, static_argnames=("kernel", "stride", "pairs", "dilation"), inline=True)
 def _values(input: Array, kernel: Shape, stride: Shape, pairs: Pairs, dilation: Shape) -> Array:
-    return largest(input, kernel, stride, pairs, dilation)
+    return largest(input, Window(kernel, stride, pairs, dilation, input.shape[-len(kernel) :]))
 
 
 @partial(jax.jit, static_argnames=("kernel", "stride", "pairs", "dilation"), inline=True)
 def _with_places(input: Array, kernel: Shape, stride: Shape, pairs: Pairs, dilation: Shape) -> tuple[Array, Array]:
-    # reading the elements again is what makes the gradient go to the chosen ones alone
-    places = largest_places(input, kernel, stride, pairs, dilation)
-    return pick(input, places, len(kernel)), places
+    window = Window(kernel, stride, pairs, dilation, input.shape[-len(kernel) :])
+    return largest(input, window), largest_places(input, window)
 
 
 def _check_axes(input: Array, rank: int) -> None:

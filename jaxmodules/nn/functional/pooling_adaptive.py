@@ -19,6 +19,7 @@ from jaxmodules.nn.functional._pooling import (
     pick,
     typed_adaptive_max_pool,
 )
+from jaxmodules.nn.functional._windows import Window
 
 
 def adaptive_avg_pool1d(input: ArrayLike, output_size: int | tuple[int]) -> Array:
@@ -264,7 +265,7 @@ def _max(input: Array, sizes: Shape, return_indices: bool) -> tuple[Array, Array
     plane = input.shape[-len(sizes) :]
     if not return_indices and all(map(_divides, sizes, plane)):
         window = tuple(length // size for size, length in zip(sizes, plane, strict=True))
-        return largest(input, window, window, ((0, 0),) * len(sizes), (1,) * len(sizes)), None
+        return largest(input, Window(window, window, ((0, 0),) * len(sizes), (1,) * len(sizes), plane)), None
     windows = [_members(size, length) for size, length in zip(sizes, plane, strict=True)]
     places = largest_among(input, [np.minimum(members, ends[:, None] - 1) for members, ends in windows], vary=False)
     return pick(input, places, len(sizes)), places

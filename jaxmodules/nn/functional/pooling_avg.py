@@ -12,14 +12,15 @@ from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, is_floating
 from jaxmodules._typing import Array, ArrayLike, Shape
 from jaxmodules.nn.functional._pooling import (
-    Pairs,
     Sizes,
     check_axes_1d,
     check_not_empty,
     check_windows,
     pad_pairs,
     window_of,
+    window_sums,
 )
+from jaxmodules.nn.functional._windows import Pairs, Window
 from jaxmodules.nn.functional.pooling import max_pool_nd
 
 
@@ -167,14 +168,8 @@ def _avg_pool(
     divisor_override: int | None,
 ) -> Array:
     lead, dtype = input.ndim - len(kernel), accumulation_dtype(input.dtype)
-    total = lax.reduce_window(
-        input.astype(dtype),
-        np.zeros((), dtype),
-        lax.add,
-        (1,) * lead + kernel,
-        (1,) * lead + stride,
-        ((0, 0),) * lead + pairs,
-    )
+    window = Window(kernel, stride, pairs, (1,) * len(kernel), input.shape[lead:])
+    total = window_sums(input.astype(dtype), window)
     if divisor_override is None and any(map(any, pairs)):
         axes = zip(input.shape[lead:], total.shape[lead:], kernel, stride, pads, strict=True)
         counts = reduce(np.multiply.outer, [_window_counts(*axis, count_include_pad) for axis in axes])

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from jaxmodules.nn.functional._convolution import Case, Wanted
-from jaxmodules.nn.functional._cpu import convolution
+from jaxmodules.nn.functional._cpu import convolution, pooling
 
 
 class Rule(NamedTuple):
@@ -163,3 +163,46 @@ CONVOLUTION: dict[Wanted, tuple[Rule, ...]] = {
         ),
     ),
 }
+
+
+MAX_POOLING = (
+    Rule(
+        pooling.largest_of_tiles,
+        when=lambda window: window.is_tiling and math.prod(window.kernel) > 9,
+        reason="tiles are reduced where they lie",
+        measured="",
+    ),
+    Rule(
+        pooling.largest_of_slices,
+        when=lambda window: math.prod(window.kernel) <= 9,
+        reason="elementwise maxima of slices run at the speed of memory, a loop over each window does not",
+        measured="",
+    ),
+    Rule(
+        pooling.largest_by_axes,
+        when=lambda window: sum(window.kernel) <= 64,
+        reason="as many slices as the window is long along all axes, instead of their product",
+        measured="",
+    ),
+)
+
+SUM_POOLING = (
+    Rule(
+        pooling.sum_of_tiles,
+        when=lambda window: window.is_tiling and math.prod(window.kernel) > 9,
+        reason="tiles are reduced where they lie",
+        measured="",
+    ),
+    Rule(
+        pooling.sum_of_slices,
+        when=lambda window: math.prod(window.kernel) <= 9,
+        reason="elementwise sums of slices, and in the gradient of the few windows that each element is in",
+        measured="",
+    ),
+    Rule(
+        pooling.sum_by_axes,
+        when=lambda window: sum(window.kernel) <= 64,
+        reason="as many slices as the window is long along all axes, instead of their product",
+        measured="",
+    ),
+)
