@@ -1,20 +1,18 @@
-"""Recurrent networks: one step of each kind of cell, and the scan over time that all kinds share."""
+"""Recurrent networks: layers and directions around the loop over time, packed sequences, and cells."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxmodules._autocast import cast_tree
-from jaxmodules._shapes import accumulation_dtype, as_array, as_array_or_none
+from jaxmodules._shapes import as_array, as_array_or_none
 from jaxmodules._typing import Array, ArrayLike
+from jaxmodules.nn.functional._recurrence import State, Weights, matmul, run, step
 from jaxmodules.nn.functional.dropout import dropout as drop
-
-State = tuple[Array, ...]  # the output h, and for an LSTM the memory c
 
 
 class _Weights(NamedTuple):
@@ -136,7 +134,7 @@ def recurrent_cell(
     weights = _Weights(as_array(given[0]), as_array(given[1]), *map(as_array_or_none, given[2:]))
     if hx is None:
         zeros = jnp.zeros((*input.shape[:-1], weights.hidden.shape[1]), input.dtype)
-        states = (zeros,) * _STATES[mode]
+        states = (zeros,) * (2 if mode == "LSTM" else 1)
     else:
         states = tuple(map(as_array, hx))
     if single:
@@ -212,31 +210,22 @@ def _scan(
     input: Array, mask: Array | None, state: State, weights: _Weights, mode: str, reverse: bool
 ) -> tuple[Array, State]:
     """Run one direction; where the mask is false, the state stays as it is."""
-    dtype = accumulation_dtype(input.dtype)
-
-    def advance(state: State, given: tuple[Array, Array | None]) -> tuple[State, Array]:
-        projected, reached = given
-        new = step(projected, state)
-        if reached is not None:
-            new = tuple(jnp.where(reached, one, old) for one, old in zip(new, state, strict=True))
-        return new, new[0].astype(input.dtype)
-
-    projected, step = _prepare(input, weights, mode)
-    initial = tuple(part.astype(dtype) for part in state)
-    final, output = lax.scan(advance, initial, (projected, mask), reverse=reverse)
+    projected, repeated = _project(input, weights, mode)
+    initial = tuple(part.astype(projected.dtype) for part in state)
+    output, final = run(mode, reverse, projected, mask, initial, repeated)
     return output, tuple(part.astype(input.dtype) for part in final)
 
 
 @partial(jax.jit, static_argnames="mode", inline=True)
 def _cell(input: Array, state: State, weights: _Weights, mode: str) -> State:
-    projected, step = _prepare(input, weights, mode)
-    new = step(projected, tuple(part.astype(projected.dtype) for part in state))
+    projected, repeated = _project(input, weights, mode)
+    new = step(mode, projected, tuple(part.astype(projected.dtype) for part in state), repeated)
     return tuple(part.astype(input.dtype) for part in new)
 
 
-def _prepare(input: Array, weights: _Weights, mode: str) -> tuple[Array, Callable[[Array, State], State]]:
-    """Project the input, of any number of steps at once, and return the function that does what is left of a step."""
-    projected, bias = _matmul(input, weights.input), None
+def _project(input: Array, weights: _Weights, mode: str) -> tuple[Array, Weights]:
+    """Project the input, of any number of steps at once, and return the parameters of what is left of a step."""
+    projected, bias = matmul(input, weights.input), None
     if weights.bias_input is not None and weights.bias_hidden is not None:
         bias_input, bias = (b.astype(projected.dtype) for b in (weights.bias_input, weights.bias_hidden))
         if mode == "GRU":  # the reset gate multiplies the last third, so that it has to be added in the step
@@ -245,49 +234,7 @@ def _prepare(input: Array, weights: _Weights, mode: str) -> tuple[Array, Callabl
         else:
             bias_input, bias = bias_input + bias, None
         projected = projected + jnp.broadcast_to(bias_input, projected.shape)
-
-    def step(projected: Array, state: State) -> State:
-        new = _STEPS[mode](projected, _matmul(state[0].astype(input.dtype), weights.hidden), state, bias)
-        if weights.projection is not None:
-            new = (_matmul(new[0].astype(input.dtype), weights.projection), *new[1:])
-        return new
-
-    return projected, step
-
-
-def _matmul(input: Array, weight: Array) -> Array:
-    """Multiply by the transposed weight, with a result of the type that sums run in."""
-    axes = (((input.ndim - 1,), (1,)), ((), ()))
-    return lax.dot_general(input, weight, axes, preferred_element_type=accumulation_dtype(input.dtype))
-
-
-def _step_tanh(projected: Array, hidden: Array, state: State, bias: Array | None) -> State:
-    return (jnp.tanh(projected + hidden),)
-
-
-def _step_relu(projected: Array, hidden: Array, state: State, bias: Array | None) -> State:
-    return (jax.nn.relu(projected + hidden),)
-
-
-def _step_lstm(projected: Array, hidden: Array, state: State, bias: Array | None) -> State:
-    input, forget, candidate, output = jnp.split(projected + hidden, 4, axis=-1)
-    memory = jax.nn.sigmoid(forget) * state[1] + jax.nn.sigmoid(input) * jnp.tanh(candidate)
-    return jax.nn.sigmoid(output) * jnp.tanh(memory), memory
-
-
-def _step_gru(projected: Array, hidden: Array, state: State, bias: Array | None) -> State:
-    (reset, update, candidate), (hidden_reset, hidden_update, hidden_candidate) = (
-        jnp.split(part, 3, axis=-1) for part in (projected, hidden)
-    )
-    if bias is not None:
-        hidden_candidate = hidden_candidate + bias
-    update = jax.nn.sigmoid(update + hidden_update)
-    candidate = jnp.tanh(candidate + jax.nn.sigmoid(reset + hidden_reset) * hidden_candidate)
-    return (candidate + update * (state[0] - candidate),)
-
-
-_STEPS = {"RNN_TANH": _step_tanh, "RNN_RELU": _step_relu, "LSTM": _step_lstm, "GRU": _step_gru}
-_STATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 2, "GRU": 1}
+    return projected, Weights(weights.hidden, bias, weights.projection)
 
 
 def _check_dtypes(weight: Array, *operands: Array) -> None:

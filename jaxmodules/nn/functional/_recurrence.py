@@ -1,0 +1,254 @@
+"""The loop over time of recurrent networks, with all that a derivative needs not do step by step outside of it.
+
+What a step adds up, the projected input and the projected state, goes through functions of single elements. So a
+tangent of the state goes through the same projection and is then scaled by slopes, which are known for all steps at
+once when the loop has run. The derivative is written that way: a run that keeps what the slopes are made of; the
+slopes, and what tangents of the weights add to each step, for all steps at once; and a loop that is linear in the
+state, with one matrix product and few multiplications. Its transpose is a loop as short, after which the gradient of
+each weight is one matrix product: left to itself, a scan computes and adds them up step by step.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from jaxmodules._shapes import accumulation_dtype
+from jaxmodules._typing import Array
+
+State = tuple[Array, ...]  # the output h, and for an LSTM the memory c
+
+
+class Weights(NamedTuple):
+    """The parameters of one direction of one layer, or of a cell, that each step needs."""
+
+    hidden: Array  # (gates * H, H)
+    bias: Array | None = None  # (1, H), of a GRU: added before the reset gate multiplies
+    projection: Array | None = None  # (P, H)
+
+
+class _Slopes(NamedTuple):
+    """The derivatives of a step, or stacked those of all: of the new memory, or of the output where it has a gate."""
+
+    gates: Array  # by what the nonlinearities are of, (..., gates * H)
+    hidden: Array | None = None  # of that by the projected state, where it isn't 1
+    memory: Array | None = None  # by the memory before, (..., H)
+    output: Array | None = None  # of the output by the new memory
+
+
+def matmul(input: Array, weight: Array) -> Array:
+    """Multiply by the transposed weight, with a result of the type that sums run in."""
+    return _multiply(input, weight, 1)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def run(
+    mode: str, reverse: bool, projected: Array, mask: Array | None, state: State, weights: Weights
+) -> tuple[Array, State]:
+    """Run one direction over time; where the mask is false, the state stays as it is.
+
+    Args:
+        mode: a key of ``STEPS``.
+        reverse: whether to start at the end.
+        projected: the projected input with its biases, ``(T, N, gates * H)``, of the type that sums run in.
+        mask: ``(T, N, 1)``.
+        state: the state before, each ``(N, H)``, of the type that sums run in.
+        weights: the parameters of a step.
+
+    Returns:
+        The output of all steps, of the type of the weights, and the last state.
+    """
+    final, outputs = _loop(mode, reverse, False, projected, mask, state, weights)
+    return outputs, final
+
+
+def step(mode: str, projected: Array, state: State, weights: Weights) -> State:
+    """Do one step, for shapes as in :func:`run` without ``T``."""
+    hidden = matmul(state[0].astype(weights.hidden.dtype), weights.hidden)
+    return _STEPS[mode](projected, hidden, state, weights.bias)
+
+
+def _loop(
+    mode: str, reverse: bool, keep: bool, projected: Array, mask: Array | None, state: State, weights: Weights
+) -> tuple[State, Any]:
+    """Return the last state and all outputs, or where they are to be kept, all states and projected states."""
+    dtype, weight = weights.hidden.dtype, weights.hidden.T  # once: the product of a step is faster with rows
+
+    def advance(state: State, given: tuple[Array, Array | None]) -> tuple[State, Array | tuple[State, Array]]:
+        projected, reached = given
+        hidden = _multiply(state[0].astype(dtype), weight, 0)
+        new = _STEPS[mode](projected, hidden, state, weights.bias)
+        if weights.projection is not None:
+            new = (matmul(new[0].astype(dtype), weights.projection), *new[1:])
+        new = _where(reached, new, state)
+        return new, (new, hidden) if keep else new[0].astype(dtype)
+
+    return lax.scan(advance, state, (projected, mask), reverse=reverse)
+
+
+@partial(run.defjvp, symbolic_zeros=True)
+def _run_jvp(mode: str, reverse: bool, primals: tuple, tangents: tuple) -> tuple:
+    projected, mask, state, weights = primals
+    final, (states, hidden) = _loop(mode, reverse, True, *primals)
+    before = tuple(_before(*pair, reverse) for pair in zip(state, states, strict=True))
+    slopes = _SLOPES[mode](projected, hidden, before, weights.bias)
+    pushed, _, tangent, changes = tangents
+    change = _change(before[0], weights.hidden.dtype, changes.hidden, changes.bias)
+    pushed = _instantiate(pushed, projected)
+    if change is not None:
+        pushed = pushed + (change if slopes.hidden is None else change * slopes.hidden)
+    shifted = None
+    if changes.projection is not None and not isinstance(changes.projection, SymbolicZero):
+        output = _STEPS[mode](projected, hidden, before, weights.bias)[0]
+        shifted = matmul(output.astype(weights.hidden.dtype), changes.projection)
+    tangent = tuple(map(_instantiate, tangent, state))
+    final_tangent, output_tangent = _linear_loop(reverse, pushed, shifted, mask, slopes, tangent, weights)
+    return (states[0].astype(weights.hidden.dtype), final), (output_tangent, final_tangent)
+
+
+def _linear_loop(
+    reverse: bool,
+    pushed: Array,
+    shifted: Array | None,
+    mask: Array | None,
+    slopes: _Slopes,
+    state: State,
+    weights: Weights,
+) -> tuple[State, Array]:
+    """Run tangents over time: of what the nonlinearities are of, of the projected output, and of the state before."""
+    dtype, weight = weights.hidden.dtype, weights.hidden.T
+    count = pushed.shape[-1] // state[-1].shape[-1]
+
+    def advance(state: State, given: tuple) -> tuple[State, Array]:
+        pushed, shifted, reached, slopes = given
+        hidden = _multiply(state[0].astype(dtype), weight, 0)
+        if slopes.hidden is not None:
+            hidden = hidden * slopes.hidden
+        parts = jnp.split((pushed + hidden) * slopes.gates, count, axis=-1)
+        memory = sum(parts[1:3], parts[0])
+        if slopes.memory is not None:
+            memory = memory + slopes.memory * state[-1]
+        output = memory if slopes.output is None else slopes.output * memory + parts[3]
+        if weights.projection is not None:
+            output = matmul(output.astype(dtype), weights.projection)
+        if shifted is not None:
+            output = output + shifted
+        new = _where(reached, (output, memory)[: len(state)], state)
+        return new, new[0].astype(dtype)
+
+    return lax.scan(advance, state, (pushed, shifted, mask, slopes), reverse=reverse)
+
+
+def _change(
+    before: Array, dtype: jnp.dtype, weight: Array | SymbolicZero, bias: Array | SymbolicZero | None
+) -> Array | None:
+    """Return what tangents of the parameters add to the projected states of all steps."""
+    change = None
+    if not isinstance(weight, SymbolicZero):
+        change = matmul(before.astype(dtype), weight)
+    if bias is not None and not isinstance(bias, SymbolicZero):
+        padded = jnp.pad(bias, ((0, 0), (2 * bias.shape[1], 0)))
+        change = padded[None] if change is None else change + jnp.broadcast_to(padded, change.shape)
+    return change
+
+
+def _instantiate(tangent: Array | SymbolicZero, primal: Array) -> Array:
+    return jnp.zeros_like(primal) if isinstance(tangent, SymbolicZero) else tangent
+
+
+def _before(initial: Array, states: Array, reverse: bool) -> Array:
+    """Return the states before each step."""
+    parts = (states[1:], initial[None]) if reverse else (initial[None], states[:-1])
+    return jnp.concatenate(parts)
+
+
+def _where(reached: Array | None, new: State, old: State) -> State:
+    if reached is None:
+        return new
+    return tuple(jnp.where(reached, one, other) for one, other in zip(new, old, strict=True))
+
+
+def _multiply(input: Array, weight: Array, axis: int) -> Array:
+    axes = (((input.ndim - 1,), (axis,)), ((), ()))
+    return lax.dot_general(input, weight, axes, preferred_element_type=accumulation_dtype(input.dtype))
+
+
+def _step_tanh(projected: Array, hidden: Array, state: State, bias: Array | None) -> State:
+    return (jnp.tanh(projected + hidden),)
+
+
+def _step_relu(projected: Array, hidden: Array, state: State, bias: Array | None) -> State:
+    return (jax.nn.relu(projected + hidden),)
+
+
+def _slopes_tanh(projected: Array, hidden: Array, state: State, bias: Array | None) -> _Slopes:
+    return _Slopes(1 - jnp.tanh(projected + hidden) ** 2)
+
+
+def _slopes_relu(projected: Array, hidden: Array, state: State, bias: Array | None) -> _Slopes:
+    return _Slopes((projected + hidden > 0).astype(hidden.dtype))
+
+
+def _gates_lstm(projected: Array, hidden: Array) -> State:
+    total = projected + hidden
+    # of all four though one goes unused: a loop over whole rows is faster than three over their parts
+    input, forget, _, output = jnp.split(jax.nn.sigmoid(total), 4, axis=-1)
+    return input, forget, jnp.tanh(jnp.split(total, 4, axis=-1)[2]), output
+
+
+def _step_lstm(projected: Array, hidden: Array, state: State, bias: Array | None) -> State:
+    input, forget, candidate, output = _gates_lstm(projected, hidden)
+    memory = forget * state[1] + input * candidate
+    return output * jnp.tanh(memory), memory
+
+
+def _slopes_lstm(projected: Array, hidden: Array, state: State, bias: Array | None) -> _Slopes:
+    input, forget, candidate, output = _gates_lstm(projected, hidden)
+    squashed = jnp.tanh(forget * state[1] + input * candidate)
+    gates = (
+        input * (1 - input) * candidate,
+        forget * (1 - forget) * state[1],
+        input * (1 - candidate**2),
+        output * (1 - output) * squashed,
+    )
+    return _Slopes(jnp.concatenate(gates, -1), None, forget, output * (1 - squashed**2))
+
+
+def _gates_gru(projected: Array, hidden: Array, bias: Array | None) -> State:
+    size = hidden.shape[-1] // 3
+    reset, update = jnp.split(jax.nn.sigmoid((projected + hidden)[..., : 2 * size]), 2, axis=-1)
+    pushed = hidden[..., 2 * size :]
+    if bias is not None:
+        pushed = pushed + jnp.broadcast_to(bias, pushed.shape)
+    return reset, update, jnp.tanh(projected[..., 2 * size :] + reset * pushed), pushed
+
+
+def _step_gru(projected: Array, hidden: Array, state: State, bias: Array | None) -> State:
+    _, update, candidate, _ = _gates_gru(projected, hidden, bias)
+    return (candidate + update * (state[0] - candidate),)
+
+
+def _slopes_gru(projected: Array, hidden: Array, state: State, bias: Array | None) -> _Slopes:
+    reset, update, candidate, pushed = _gates_gru(projected, hidden, bias)
+    slope = (1 - update) * (1 - candidate**2)
+    gates = (reset * (1 - reset) * pushed * slope, update * (1 - update) * (state[0] - candidate), slope)
+    one = jnp.ones_like(reset)
+    return _Slopes(jnp.concatenate(gates, -1), jnp.concatenate((one, one, reset), -1), update)
+
+
+_STEPS: dict[str, Callable[..., State]] = {
+    "RNN_TANH": _step_tanh,
+    "RNN_RELU": _step_relu,
+    "LSTM": _step_lstm,
+    "GRU": _step_gru,
+}
+_SLOPES: dict[str, Callable[..., _Slopes]] = {
+    "RNN_TANH": _slopes_tanh,
+    "RNN_RELU": _slopes_relu,
+    "LSTM": _slopes_lstm,
+    "GRU": _slopes_gru,
+}
