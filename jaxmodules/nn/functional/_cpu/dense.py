@@ -1,0 +1,113 @@
+"""Convolutions of sixteen and more channels in one group, as matrix products.
+
+XLA's matrix products use all cores at their full speed; what costs is to lay their operands out. Two things decide:
+
+- A buffer of more than 32 MB comes fresh from the operating system at each call, page by page, which takes longer than
+  to fill it twenty times. So columns (the copies of the input that each element of the kernel meets) are never made for
+  the whole input, but in a loop over blocks of samples and rows that stay in the cache.
+- Slices with a stride are not vectorised. So a strided convolution first splits the input into its phases, once, and
+  all further slices run along whole rows.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxmodules._typing import Array
+
+_PIXELS = 1024  # of one block: a matrix product of full speed whose columns stay in the cache
+
+
+class Case(NamedTuple):
+    """The sizes of a convolution; channels are those of one group."""
+
+    batch: int
+    inputs: int
+    outputs: int
+    sizes: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    out: tuple[int, ...]
+    groups: int = 1
+
+
+def weight_by_samples(input: Array, cotangent: Array, case: Case) -> Array:
+    """Differentiate a convolution by its kernel of one element: one product per sample, all in one kernel, and a sum.
+
+    Shape:
+        ``(N, I, *spatial), (N, O, *out) -> (O, I, *kernel)``
+    """
+    (pixels,) = _phases(input, case, case.out).values()
+    x = pixels.reshape(*pixels.shape[:2], -1)
+    y = cotangent.reshape(*cotangent.shape[:2], -1)
+    products = lax.dot_general(y, x, (((2,), (2,)), ((0,), (0,))))  # (N, O, I)
+    return products.sum(0).reshape(case.outputs, case.inputs, *case.kernel)
+
+
+def weight_by_columns(input: Array, cotangent: Array, case: Case) -> Array:
+    """Differentiate a convolution by its weight: a loop over blocks of pixels, each one product with its columns.
+
+    Shape:
+        ``(N, I, *spatial), (N, O, *out) -> (O, I, *kernel)``
+    """
+    samples, rows = _blocks(case)
+    blocks = -(-case.out[0] // rows)
+    out = (blocks * rows, *case.out[1:])
+    phases = _phases(input, case, out)
+    missing = [(0, size - given, 0) for size, given in zip(out, case.out, strict=True)]
+    cotangent = lax.pad(cotangent, jnp.zeros((), cotangent.dtype), [(0, 0, 0), (0, 0, 0), *missing])
+
+    def block(index: Array, total: Array) -> Array:
+        sample, row = index // blocks * samples, index % blocks * rows
+        y = _block(cotangent, sample, row, samples, rows)
+        x = {at: _block(phase, sample, row, samples, phase.shape[2] - out[0] + rows) for at, phase in phases.items()}
+        # reshaped only once they are laid out: a fused reshape would divide for the index of every element
+        columns = lax.concatenate([tap.swapaxes(0, 1) for tap in _taps(x, case, (rows, *out[1:]))], 0)
+        y = y.swapaxes(0, 1).reshape(case.outputs, -1)
+        return total + lax.dot_general(columns.reshape(columns.shape[0], -1), y, (((1,), (1,)), ((), ())))
+
+    total = jnp.zeros((math.prod(case.kernel) * case.inputs, case.outputs), input.dtype)
+    total = lax.fori_loop(0, case.batch // samples * blocks, block, total)
+    return total.reshape(*case.kernel, case.inputs, case.outputs).transpose(-1, -2, *range(len(case.kernel)))
+
+
+def _blocks(case: Case) -> tuple[int, int]:
+    """Return how many samples and rows of the output make a block of about ``_PIXELS`` pixels."""
+    if not isinstance(case.batch, int):
+        return 1, case.out[0]
+    row = math.prod(case.out[1:])
+    count = -(-case.out[0] // max(1, _PIXELS // row))
+    rows = -(-case.out[0] // count)
+    whole = max(1, _PIXELS // (row * case.out[0])) if count == 1 else 1
+    return next(samples for samples in range(whole, 0, -1) if case.batch % samples == 0), rows
+
+
+def _phases(input: Array, case: Case, out: Sequence[int]) -> dict[tuple[int, ...], Array]:
+    """Pad the input for an output of the given size, and split it into the elements that one kernel element meets."""
+    axes = list(zip(case.kernel, case.stride, case.dilation, case.padding, case.sizes, out, strict=True))
+    spans = [(size - 1) * s + (k - 1) * d + 1 for k, s, d, _, _, size in axes]
+    padding = [(before, span - size - before, 0) for span, (*_, (before, _), size, _) in zip(spans, axes, strict=True)]
+    padded = lax.pad(input, jnp.zeros((), input.dtype), [(0, 0, 0), (0, 0, 0), *padding])
+    starts = product(*[sorted({i * d % s for i in range(k)}) for k, s, d, *_ in axes])
+    return {start: padded[(..., *map(slice, start, spans, case.stride))] for start in starts}
+
+
+def _taps(phases: dict[tuple[int, ...], Array], case: Case, out: Sequence[int]) -> list[Array]:
+    """Return what each element of the kernel meets, ``(N, I, *out)`` each, in the kernel's order."""
+    taps = []
+    for index in product(*map(range, case.kernel)):
+        offsets = [i * d for i, d in zip(index, case.dilation, strict=True)]
+        phase = phases[tuple(at % s for at, s in zip(offsets, case.stride, strict=True))]
+        starts = [at // s for at, s in zip(offsets, case.stride, strict=True)]
+        taps.append(phase[(..., *[slice(start, start + size) for start, size in zip(starts, out, strict=True)])])
+    return taps
+
+
+def _block(array: Array, sample: Array, row: Array, samples: int, rows: int) -> Array:
+    return lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(array, sample, samples), row, rows, axis=2)
