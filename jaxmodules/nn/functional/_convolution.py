@@ -22,6 +22,7 @@ from jax.sharding import AxisType
 
 from jaxmodules._shapes import is_floating, known
 from jaxmodules._typing import Array, Shape
+from jaxmodules.nn.functional._cpu.apart import apart
 
 Pairs = tuple[tuple[int, int], ...]
 Wanted = Literal["output", "input", "weight"]
@@ -162,7 +163,7 @@ def register(choose: Callable[[Wanted, Case], Callable[..., Array] | None]) -> N
             return by_primitive(wanted, left, right, case, precision)
         wide = jnp.promote_types(left.dtype, jnp.float32)
         with jax.default_matmul_precision(precision):
-            return algorithm(left.astype(wide), right.astype(wide), case).astype(left.dtype)
+            return apart(partial(algorithm, case=case), left.astype(wide), right.astype(wide)).astype(left.dtype)
 
     mlir.register_lowering(convolution_p, mlir.lower_fun(lower, multiple_results=False), platform="cpu")
 

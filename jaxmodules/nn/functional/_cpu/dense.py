@@ -12,29 +12,14 @@ XLA's matrix products use all cores at their full speed; what costs is to lay th
 import math
 from collections.abc import Sequence
 from itertools import product
-from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 
 from jaxmodules._typing import Array
+from jaxmodules.nn.functional._convolution import Case
 
 _PIXELS = 1024  # of one block: a matrix product of full speed whose columns stay in the cache
-
-
-class Case(NamedTuple):
-    """The sizes of a convolution; channels are those of one group."""
-
-    batch: int
-    inputs: int
-    outputs: int
-    sizes: tuple[int, ...]
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    dilation: tuple[int, ...]
-    out: tuple[int, ...]
-    groups: int = 1
 
 
 def weight_by_samples(input: Array, cotangent: Array, case: Case) -> Array:
