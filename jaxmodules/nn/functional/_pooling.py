@@ -13,6 +13,7 @@ from jax import lax
 
 from jaxmodules._shapes import accumulation_dtype, known, ntuple
 from jaxmodules._typing import Array, ArrayLike, Shape
+from jaxmodules.nn.functional._cpu.kernel import kernel
 from jaxmodules.nn.functional._cpu.rules import MAX_POOLING, SUM_POOLING, choose
 from jaxmodules.nn.functional._linear import linear
 from jaxmodules.nn.functional._windows import Pairs, Window, in_pairs, lowest
@@ -217,18 +218,19 @@ def largest(input: Array, window: Window) -> Array:
 @largest.defjvp
 def _largest_jvp(window: Window, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     """Let each gradient go to the chosen element: for small windows by comparisons, which scatter nothing."""
-    if not _is_small(window):
+    if not is_small(window):
         indices, rank = largest_places(primals[0], window), len(window.kernel)
         return pick(primals[0], indices, rank), pick(tangents[0], indices, rank)
-    chosen = _chosen(lax.stop_gradient(primals[0]), window)
+    chosen = kernel(partial(_chosen, window), lax.stop_gradient(primals[0]))
     return largest(primals[0], window), linear(_Routing(window), tangents[0], chosen)
 
 
-def _is_small(window: Window) -> bool:
+def is_small(window: Window) -> bool:
+    """Tell whether to look for the largest elements place by place."""
     return window.is_tiling or math.prod(window.kernel) <= _LARGE_WINDOW
 
 
-def _chosen(input: Array, window: Window) -> Array:
+def _chosen(window: Window, input: Array) -> Array:
     """Return the number of the place that the largest element of every window is at."""
     if window.is_tiling and math.prod(window.kernel) > _LARGE_WINDOW:
         return _chosen_in_tiles(input, window)
@@ -236,7 +238,7 @@ def _chosen(input: Array, window: Window) -> Array:
 
     def larger(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
         better = (right[0] > left[0]) | (right[0] != right[0])
-        return jnp.where(better, right[0], left[0]), jnp.where(better, right[1], left[1])
+        return jnp.maximum(left[0], right[0]), jnp.where(better, right[1], left[1])
 
     parts = window.parts(input, lowest(input.dtype))
     numbered = ((part, jnp.full(part.shape, window.number(place), kind)) for place, part in parts)
@@ -278,7 +280,10 @@ class _Routing:
             gradient, choice = outputs
             return jnp.where(choice == self.window.number(place), gradient.astype(kind), 0)
 
-        return self.window.collect([cotangent, chosen], term, cotangent.dtype)
+        def collect(*outputs: Array) -> Array:
+            return self.window.collect(outputs, term, cotangent.dtype)
+
+        return kernel(collect, cotangent, chosen)
 
 
 def window_sums(input: Array, window: Window) -> Array:
@@ -294,16 +299,30 @@ def window_sums(input: Array, window: Window) -> Array:
 def largest_places(input: Array, window: Window) -> Array:
     """Return where the largest element of every window is, counted through the flattened plane."""
     input, plane, lead = lax.stop_gradient(input), window.plane, input.ndim - len(window.plane)
-    if not _is_small(window):
-        places = jnp.broadcast_to(_count(plane).reshape((1,) * lead + plane), input.shape)
-        return lax.reduce_window((input, places), _nothing(input.dtype, plane), _larger, **window.over(input.ndim))[1]
-    kind = jax.dtypes.canonicalize_dtype(np.int64)
-    offsets = window.offsets(_chosen(input, window).astype(kind))
-    number = jnp.zeros((), kind)
-    for axis, (offset, size) in enumerate(zip(offsets, plane, strict=True)):
-        start = lax.broadcasted_iota(kind, offset.shape, lead + axis) * window.stride[axis] - window.pairs[axis][0]
-        number = number * size + start + offset
-    return number
+    if is_small(window):
+        return flat_places(largest_coordinates(input, window), plane)
+    places = jnp.broadcast_to(_count(plane).reshape((1,) * lead + plane), input.shape)
+    return lax.reduce_window((input, places), _nothing(input.dtype, plane), _larger, **window.over(input.ndim))[1]
+
+
+def largest_coordinates(input: Array, window: Window) -> list[Array]:
+    """Return where the largest element of every window is, along each axis."""
+    kind, lead = jax.dtypes.canonicalize_dtype(np.int64), input.ndim - len(window.plane)
+    chosen = kernel(partial(_chosen, window), lax.stop_gradient(input)).astype(kind)
+    return [
+        lax.broadcasted_iota(kind, offset.shape, axis) * step - before + offset
+        for axis, (offset, step, (before, _)) in enumerate(
+            zip(window.offsets(chosen), window.stride, window.pairs, strict=True), lead
+        )
+    ]
+
+
+def flat_places(coordinates: Sequence[Array], plane: Shape) -> Array:
+    """Count places through the flattened plane."""
+    place = coordinates[0]
+    for coordinate, size in zip(coordinates[1:], plane[1:], strict=True):
+        place = place * size + coordinate
+    return place
 
 
 def largest_among(input: Array, members: Sequence[Array | np.ndarray], vary: bool) -> Array:

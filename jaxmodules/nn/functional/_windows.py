@@ -9,14 +9,14 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import product, zip_longest
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmodules._shapes import is_floating, known
+from jaxmodules._shapes import accumulation_dtype, is_floating
 from jaxmodules._typing import Array, Shape
 
 Pairs = tuple[tuple[int, int], ...]
@@ -106,7 +106,7 @@ class Window:
             pad_first: whether to copy the input with its padding rather than to pad each part.
         """
         lead, pairs = input.ndim - len(self.kernel), self.pairs
-        pads_parts = any(map(any, pairs)) and not pad_first and len(known(self.plane)) == len(self.plane)
+        pads_parts = any(map(any, pairs)) and not pad_first
         if any(map(any, pairs)) and not pads_parts:
             input, pairs = _pad(input, fill, pairs), ((0, 0),) * len(pairs)
         for position in np.ndindex(self.kernel):
@@ -177,8 +177,7 @@ class Window:
             (-windows[0], total + windows[-1] - count)
             for total, windows, count in zip(steps, visits, self.count, strict=True)
         )
-        # without the barrier, XLA computes them again for every element that reads them
-        outputs = lax.optimization_barrier([_pad(x, np.zeros((), x.dtype), missing) for x in outputs])
+        outputs = [_pad(x, np.zeros((), x.dtype), missing) for x in outputs]
         before = outputs[0].shape[:lead]
         folded = (*before, *(size for pair in zip(steps, self.stride, strict=True) for size in pair))
         places = [lax.broadcasted_iota(self.numbering, folded, lead + 2 * i + 1) for i in range(len(steps))]
@@ -201,6 +200,32 @@ class Window:
         whole = tuple(size * step for size, step in zip(steps, self.stride, strict=True))
         total = in_pairs(operator.add, terms).astype(dtype).reshape(*before, *whole)
         return total if whole == self.plane else lax.slice(total, [0] * total.ndim, [*before, *self.plane])
+
+
+@dataclass(frozen=True)
+class Rearranged:
+    """The linear map that lays out the elements of an axis anew, any number of times each; zero for a place of -1."""
+
+    axis: int
+    length: int
+    places: tuple[int, ...]
+
+    def apply(self, operand: Array) -> Array:
+        """Take the elements."""
+        return self._take(operand, np.array(self.places, np.int32))
+
+    def transpose(self, cotangent: Array) -> Array:
+        """Add up what each element has become."""
+        readers = [[i for i, place in enumerate(self.places) if place == source] for source in range(self.length)]
+        rows = zip_longest(*readers, fillvalue=-1)
+        kind = accumulation_dtype(cotangent.dtype)
+        parts = [self._take(cotangent, np.array(row, np.int32)).astype(kind) for row in rows]
+        return in_pairs(operator.add, parts).astype(cotangent.dtype)
+
+    def _take(self, input: Array, places: np.ndarray) -> Array:
+        taken = jnp.take(input, np.maximum(places, 0), axis=self.axis, mode="clip")
+        shape = [1] * (taken.ndim + self.axis) + [places.size] + [1] * (-self.axis - 1)
+        return jnp.where((places >= 0).reshape(shape), taken, 0) if (places < 0).any() else taken
 
 
 def in_pairs(combine: Callable[[T, T], T], items: Iterable[T]) -> T:

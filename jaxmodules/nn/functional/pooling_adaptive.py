@@ -1,8 +1,8 @@
 """Pooling to a given size: windows are as large as that takes."""
 
 import math
-from functools import partial
-from typing import Any
+from functools import partial, reduce
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +11,18 @@ import numpy as np
 from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, check_floating, known
 from jaxmodules._typing import Array, ArrayLike, Shape
+from jaxmodules.nn.functional._linear import linear
 from jaxmodules.nn.functional._pooling import (
     OptionalSizes,
     check_axes_1d,
+    flat_places,
+    is_small,
     largest,
-    largest_among,
-    pick,
+    largest_coordinates,
     typed_adaptive_max_pool,
+    window_sums,
 )
-from jaxmodules.nn.functional._windows import Window
+from jaxmodules.nn.functional._windows import Rearranged, Window
 
 
 def adaptive_avg_pool1d(input: ArrayLike, output_size: int | tuple[int]) -> Array:
@@ -235,48 +238,89 @@ def _check_not_empty(input: Array, first: int, name: str) -> None:
 
 @partial(jax.jit, static_argnames="sizes", inline=True)
 def _avg(input: Array, sizes: Shape) -> Array:
-    lead = input.ndim - len(sizes)
-    output, folded = input.astype(accumulation_dtype(input.dtype)), list(input.shape[:lead])
-    for size, length in zip(sizes, input.shape[lead:], strict=True):
-        folded += [size, length // size] if _divides(size, length) else [length, 1]
-    axes = [lead + 2 * axis + 1 for axis in range(len(sizes)) if folded[lead + 2 * axis + 1] != 1]
-    output = output.reshape(folded).mean(axes) if axes else output
-    output = output.reshape([*input.shape[:lead], *folded[lead::2]])
-    for axis, size in enumerate(sizes, lead):
-        if size != output.shape[axis]:
-            output = _average_axis(output, axis, size)
-    return output.astype(input.dtype)
-
-
-def _average_axis(input: Array, axis: int, size: int) -> Array:
-    """Average ``input`` along one axis down (or up) to ``size`` elements, by windows of unequal length."""
-    length, before, after = input.shape[axis], input.shape[:axis], input.shape[axis + 1 :]
-    members, ends = _members(size, length)
-    inside = (members < ends[:, None]).reshape(-1, *[1] * len(after))
-    windows = jnp.take(input, np.minimum(members, length - 1).reshape(-1), axis=axis, mode="clip")
-    windows = jnp.where(jnp.broadcast_to(inside, windows.shape), windows, 0)
-    total = windows.reshape(*before, *members.shape, *after).sum(axis + 1)
-    counts = (ends - members[:, 0]).astype(input.dtype).reshape(-1, *[1] * len(after))
-    return total / jnp.broadcast_to(counts, total.shape)
+    lead, dtype = input.ndim - len(sizes), input.dtype
+    if 0 in sizes:
+        return jnp.zeros((*input.shape[:lead], *sizes), dtype)
+    input = input.astype(accumulation_dtype(dtype))
+    whole = [axis for axis, size in enumerate(sizes, lead) if size == 1]
+    input = input.mean(whole, keepdims=True) if whole else input
+    axes = [_Axis.of(size, length) for size, length in zip(sizes, input.shape[lead:], strict=True)]
+    window, input = _window(axes, input, is_sum=True)
+    counts = reduce(np.multiply.outer, [axis.ends - axis.starts for axis in axes])
+    counts = counts.flat[0] if counts.size and (counts == counts.flat[0]).all() else counts
+    total = window_sums(input, window) if window.kernel != (1,) * len(axes) else input
+    return (total / jnp.broadcast_to(counts.astype(total.dtype), total.shape)).astype(dtype)
 
 
 @partial(jax.jit, static_argnames=("sizes", "return_indices"), inline=True)
 def _max(input: Array, sizes: Shape, return_indices: bool) -> tuple[Array, Array | None]:
-    plane = input.shape[-len(sizes) :]
-    if not return_indices and all(map(_divides, sizes, plane)):
-        window = tuple(length // size for size, length in zip(sizes, plane, strict=True))
-        return largest(input, Window(window, window, ((0, 0),) * len(sizes), (1,) * len(sizes), plane)), None
-    windows = [_members(size, length) for size, length in zip(sizes, plane, strict=True)]
-    places = largest_among(input, [np.minimum(members, ends[:, None] - 1) for members, ends in windows], vary=False)
-    return pick(input, places, len(sizes)), places
+    lead, plane = input.shape[: -len(sizes)], input.shape[-len(sizes) :]
+    if 0 in sizes:
+        shape = (*lead, *sizes)
+        return jnp.zeros(shape, input.dtype), jnp.zeros(shape, jax.dtypes.canonicalize_dtype(np.int64))
+    axes = [_Axis.of(size, length) for size, length in zip(sizes, plane, strict=True)]
+    window, input = _window(axes, input, is_sum=False)
+    if not return_indices:
+        return largest(input, window), None
+    coordinates = [
+        coordinate if laid == size else jnp.asarray(axis.members.reshape(-1), coordinate.dtype)[coordinate]
+        for axis, coordinate, laid, size in zip(
+            axes, largest_coordinates(input, window), window.plane, plane, strict=True
+        )
+    ]
+    return largest(input, window), flat_places(coordinates, plane)
 
 
-def _divides(size: int, length: int) -> bool:
-    return size > 0 and length % size == 0
+class _Axis(NamedTuple):
+    """The windows along an axis: where they start and end, and their size, step and padding if those are all equal."""
+
+    starts: np.ndarray
+    ends: np.ndarray
+    window: tuple[int, int, tuple[int, int]] | None
+
+    @classmethod
+    def of(cls, size: int, length: int) -> Self:
+        """Return the windows that divide ``length`` elements into ``size``."""
+        steps = np.arange(size)
+        starts, ends = steps * length // size, -(-(steps + 1) * length // size)
+        if size == 1:
+            return cls(starts, ends, (length, length, (0, 0)))
+        step = int(starts[-1] - starts[-2])
+        before = step * (size - 1) - int(starts[-1])
+        width = before + int(ends[0])
+        first = steps * step - before
+        after = int(first[-1]) + width - length
+        is_regular = (
+            step > 0
+            and before >= 0
+            and after >= 0
+            and (np.maximum(first, 0) == starts).all()
+            and (np.minimum(first + width, length) == ends).all()
+        )
+        return cls(starts, ends, (width, step, (before, after)) if is_regular else None)
+
+    @property
+    def members(self) -> np.ndarray:
+        """The members of every window, the last one repeated where others have more, ``(size, width)``."""
+        width = np.arange(np.max(self.ends - self.starts))
+        return np.minimum(self.starts[:, None] + width, self.ends[:, None] - 1)
 
 
-def _members(size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """List the members of every window along one axis, as many as the longest has, and where the windows end."""
-    steps = np.arange(size)
-    starts, ends = steps * length // max(size, 1), -(-(steps + 1) * length // max(size, 1))
-    return starts[:, None] + np.arange(np.max(ends - starts, initial=1)), ends
+def _window(axes: list[_Axis], input: Array, is_sum: bool) -> tuple[Window, Array]:
+    """Return windows of one size; where those of the input are not, its elements are laid out to be tiles of one."""
+    rank = len(axes)
+    regular = [axis.window for axis in axes if axis.window is not None]
+    if len(regular) == rank:
+        kernel, stride, pairs = zip(*regular, strict=True)
+        window = Window(kernel, stride, pairs, (1,) * rank, input.shape[-rank:])
+        if is_small(window):
+            return window, input
+    widths = []
+    for place, axis in enumerate(axes, -rank):
+        members = axis.members
+        widths.append(members.shape[1])
+        if members.size != input.shape[place]:
+            again = (np.diff(members, prepend=-1) == 0) & is_sum
+            input = linear(Rearranged(place, input.shape[place], tuple(np.where(again, -1, members).flat)), input)
+    tile = tuple(widths)
+    return Window(tile, tile, ((0, 0),) * rank, (1,) * rank, input.shape[-rank:]), input

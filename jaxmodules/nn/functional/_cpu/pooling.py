@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodules._typing import Array
+from jaxmodules.nn.functional._cpu.kernel import kernel
 from jaxmodules.nn.functional._linear import linear
 from jaxmodules.nn.functional._windows import Window, in_pairs, lowest
 
@@ -66,4 +67,4 @@ class _Sum:
                     gradient = jnp.where((offset >= 0) & (offset < width), gradient, 0)
             return gradient
 
-        return self.window.collect([cotangent], term, cotangent.dtype)
+        return kernel(lambda gradient: self.window.collect([gradient], term, gradient.dtype), cotangent)
