@@ -8,7 +8,7 @@ state, with one matrix product and few multiplications. Its transpose is a loop 
 each weight is one matrix product: left to itself, a scan computes and adds them up step by step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from jaxmodules._shapes import accumulation_dtype
 from jaxmodules._typing import Array
 
 State = tuple[Array, ...]  # the output h, and for an LSTM the memory c
+Parts = Sequence[Array]  # one for each gate
 
 
 class Weights(NamedTuple):
@@ -69,7 +70,7 @@ def run(
 def step(mode: str, projected: Array, state: State, weights: Weights) -> State:
     """Do one step, for shapes as in :func:`run` without ``T``."""
     hidden = matmul(state[0].astype(weights.hidden.dtype), weights.hidden)
-    return _STEPS[mode](projected, hidden, state, weights.bias)
+    return _STEPS[mode](_parts(projected, weights), _parts(hidden, weights), state, weights.bias)
 
 
 def _loop(
@@ -78,16 +79,17 @@ def _loop(
     """Return the last state and all outputs, or where they are to be kept, all states and projected states."""
     dtype, weight = weights.hidden.dtype, weights.hidden.T  # once: the product of a step is faster with rows
 
-    def advance(state: State, given: tuple[Array, Array | None]) -> tuple[State, Array | tuple[State, Array]]:
+    def advance(state: State, given: tuple[Parts, Array | None]) -> tuple[State, Array | tuple[State, Array]]:
         projected, reached = given
         hidden = _multiply(state[0].astype(dtype), weight, 0)
-        new = _STEPS[mode](projected, hidden, state, weights.bias)
+        new = _STEPS[mode](projected, _parts(hidden, weights), state, weights.bias)
         if weights.projection is not None:
             new = (matmul(new[0].astype(dtype), weights.projection), *new[1:])
         new = _where(reached, new, state)
         return new, (new, hidden) if keep else new[0].astype(dtype)
 
-    return lax.scan(advance, state, (projected, mask), reverse=reverse)
+    # in parts: XLA:CPU reads two parts of one step of an array twenty times slower than the same step of two arrays
+    return lax.scan(advance, state, (_parts(projected, weights), mask), reverse=reverse)
 
 
 @partial(run.defjvp, symbolic_zeros=True)
@@ -95,7 +97,8 @@ def _run_jvp(mode: str, reverse: bool, primals: tuple, tangents: tuple) -> tuple
     projected, mask, state, weights = primals
     final, (states, hidden) = _loop(mode, reverse, True, *primals)
     before = tuple(_before(*pair, reverse) for pair in zip(state, states, strict=True))
-    slopes = _SLOPES[mode](projected, hidden, before, weights.bias)
+    given = _parts(projected, weights), _parts(hidden, weights), before, weights.bias
+    slopes = _SLOPES[mode](*given)
     pushed, _, tangent, changes = tangents
     change = _change(before[0], weights.hidden.dtype, changes.hidden, changes.bias)
     pushed = _instantiate(pushed, projected)
@@ -103,7 +106,7 @@ def _run_jvp(mode: str, reverse: bool, primals: tuple, tangents: tuple) -> tuple
         pushed = pushed + (change if slopes.hidden is None else change * slopes.hidden)
     shifted = None
     if changes.projection is not None and not isinstance(changes.projection, SymbolicZero):
-        output = _STEPS[mode](projected, hidden, before, weights.bias)[0]
+        output = _STEPS[mode](*given)[0]
         shifted = matmul(output.astype(weights.hidden.dtype), changes.projection)
     tangent = tuple(map(_instantiate, tangent, state))
     final_tangent, output_tangent = _linear_loop(reverse, pushed, shifted, mask, slopes, tangent, weights)
@@ -121,14 +124,13 @@ def _linear_loop(
 ) -> tuple[State, Array]:
     """Run tangents over time: of what the nonlinearities are of, of the projected output, and of the state before."""
     dtype, weight = weights.hidden.dtype, weights.hidden.T
-    count = pushed.shape[-1] // state[-1].shape[-1]
 
     def advance(state: State, given: tuple) -> tuple[State, Array]:
         pushed, shifted, reached, slopes = given
         hidden = _multiply(state[0].astype(dtype), weight, 0)
         if slopes.hidden is not None:
             hidden = hidden * slopes.hidden
-        parts = jnp.split((pushed + hidden) * slopes.gates, count, axis=-1)
+        parts = _parts((pushed + hidden) * slopes.gates, weights)
         memory = sum(parts[1:3], parts[0])
         if slopes.memory is not None:
             memory = memory + slopes.memory * state[-1]
@@ -166,6 +168,11 @@ def _before(initial: Array, states: Array, reverse: bool) -> Array:
     return jnp.concatenate(parts)
 
 
+def _parts(total: Array, weights: Weights) -> Parts:
+    size = weights.hidden.shape[1] if weights.projection is None else weights.projection.shape[1]
+    return jnp.split(total, total.shape[-1] // size, axis=-1)
+
+
 def _where(reached: Array | None, new: State, old: State) -> State:
     if reached is None:
         return new
@@ -177,36 +184,34 @@ def _multiply(input: Array, weight: Array, axis: int) -> Array:
     return lax.dot_general(input, weight, axes, preferred_element_type=accumulation_dtype(input.dtype))
 
 
-def _step_tanh(projected: Array, hidden: Array, state: State, bias: Array | None) -> State:
-    return (jnp.tanh(projected + hidden),)
+def _step_tanh(projected: Parts, hidden: Parts, state: State, bias: Array | None) -> State:
+    return (jnp.tanh(projected[0] + hidden[0]),)
 
 
-def _step_relu(projected: Array, hidden: Array, state: State, bias: Array | None) -> State:
-    return (jax.nn.relu(projected + hidden),)
+def _step_relu(projected: Parts, hidden: Parts, state: State, bias: Array | None) -> State:
+    return (jax.nn.relu(projected[0] + hidden[0]),)
 
 
-def _slopes_tanh(projected: Array, hidden: Array, state: State, bias: Array | None) -> _Slopes:
-    return _Slopes(1 - jnp.tanh(projected + hidden) ** 2)
+def _slopes_tanh(projected: Parts, hidden: Parts, state: State, bias: Array | None) -> _Slopes:
+    return _Slopes(1 - jnp.tanh(projected[0] + hidden[0]) ** 2)
 
 
-def _slopes_relu(projected: Array, hidden: Array, state: State, bias: Array | None) -> _Slopes:
-    return _Slopes((projected + hidden > 0).astype(hidden.dtype))
+def _slopes_relu(projected: Parts, hidden: Parts, state: State, bias: Array | None) -> _Slopes:
+    return _Slopes((projected[0] + hidden[0] > 0).astype(hidden[0].dtype))
 
 
-def _gates_lstm(projected: Array, hidden: Array) -> State:
-    total = projected + hidden
-    # of all four though one goes unused: a loop over whole rows is faster than three over their parts
-    input, forget, _, output = jnp.split(jax.nn.sigmoid(total), 4, axis=-1)
-    return input, forget, jnp.tanh(jnp.split(total, 4, axis=-1)[2]), output
+def _gates_lstm(projected: Parts, hidden: Parts) -> Parts:
+    input, forget, candidate, output = (one + other for one, other in zip(projected, hidden, strict=True))
+    return jax.nn.sigmoid(input), jax.nn.sigmoid(forget), jnp.tanh(candidate), jax.nn.sigmoid(output)
 
 
-def _step_lstm(projected: Array, hidden: Array, state: State, bias: Array | None) -> State:
+def _step_lstm(projected: Parts, hidden: Parts, state: State, bias: Array | None) -> State:
     input, forget, candidate, output = _gates_lstm(projected, hidden)
     memory = forget * state[1] + input * candidate
     return output * jnp.tanh(memory), memory
 
 
-def _slopes_lstm(projected: Array, hidden: Array, state: State, bias: Array | None) -> _Slopes:
+def _slopes_lstm(projected: Parts, hidden: Parts, state: State, bias: Array | None) -> _Slopes:
     input, forget, candidate, output = _gates_lstm(projected, hidden)
     squashed = jnp.tanh(forget * state[1] + input * candidate)
     gates = (
@@ -218,21 +223,18 @@ def _slopes_lstm(projected: Array, hidden: Array, state: State, bias: Array | No
     return _Slopes(jnp.concatenate(gates, -1), None, forget, output * (1 - squashed**2))
 
 
-def _gates_gru(projected: Array, hidden: Array, bias: Array | None) -> State:
-    size = hidden.shape[-1] // 3
-    reset, update = jnp.split(jax.nn.sigmoid((projected + hidden)[..., : 2 * size]), 2, axis=-1)
-    pushed = hidden[..., 2 * size :]
-    if bias is not None:
-        pushed = pushed + jnp.broadcast_to(bias, pushed.shape)
-    return reset, update, jnp.tanh(projected[..., 2 * size :] + reset * pushed), pushed
+def _gates_gru(projected: Parts, hidden: Parts, bias: Array | None) -> Parts:
+    reset, update = (jax.nn.sigmoid(one + other) for one, other in zip(projected[:2], hidden[:2], strict=True))
+    pushed = hidden[2] if bias is None else hidden[2] + jnp.broadcast_to(bias, hidden[2].shape)
+    return reset, update, jnp.tanh(projected[2] + reset * pushed), pushed
 
 
-def _step_gru(projected: Array, hidden: Array, state: State, bias: Array | None) -> State:
+def _step_gru(projected: Parts, hidden: Parts, state: State, bias: Array | None) -> State:
     _, update, candidate, _ = _gates_gru(projected, hidden, bias)
     return (candidate + update * (state[0] - candidate),)
 
 
-def _slopes_gru(projected: Array, hidden: Array, state: State, bias: Array | None) -> _Slopes:
+def _slopes_gru(projected: Parts, hidden: Parts, state: State, bias: Array | None) -> _Slopes:
     reset, update, candidate, pushed = _gates_gru(projected, hidden, bias)
     slope = (1 - update) * (1 - candidate**2)
     gates = (reset * (1 - reset) * pushed * slope, update * (1 - update) * (state[0] - candidate), slope)
