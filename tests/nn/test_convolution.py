@@ -12,7 +12,7 @@ from jax import lax
 
 from jaxmodules.nn import functional as F
 from jaxmodules.nn.functional._convolution import Case, by_primitive, compute
-from jaxmodules.nn.functional._cpu import convolution, rules
+from jaxmodules.nn.functional._cpu import convolution, dense, rules
 
 FACES = ("output", "input", "weight")
 
@@ -47,23 +47,32 @@ CASES = {
     "depthwise": case((5, 5), (3, 3), 1, 1, groups=4, before=1),
     "depthwise, two each": case((6, 5), (3, 3), 1, 2, groups=3, stride=2, before=1),
     "groups": case((5, 4), (3, 2), 2, 3, groups=2, before=(1, 0)),
+    "padded on one end, cropped on the other": case((8, 8), (3, 3), 3, 4, before=(-1, 0), extra=1),
+    "rows in blocks": case((37, 64), (3, 3), before=1),
+    "samples in blocks": case((18, 18), (3, 3), batch=12, before=1),
     "few pixels": case((1, 2), (3, 3), 6, 8, before=1),
     "3d": case((3, 4, 5), (2, 3, 3), before=1),
     "3d, strided, groups": case((5, 4, 5), (3, 2, 2), 2, 2, groups=2, stride=2, before=1),
 }
-ALGORITHMS = {
-    (face, name): function
+ALGORITHMS = [
+    (face, function)
     for face in FACES
-    for name, function in vars(convolution).items()
+    for module in (convolution, dense)
+    for name, function in vars(module).items()
     if name.startswith(f"{face}_by_")
-}
+]
 
 
-def applies(name: str, case: Case) -> bool:
+def applies(function: Callable[..., Any], case: Case) -> bool:
     """Tell whether an algorithm is meant for such a case."""
-    if name.endswith("planes"):
-        return len(case.kernel) == 3
-    return name != "input_by_output" or max(case.stride) == 1
+    rank = len(case.kernel)
+    if function.__module__ == dense.__name__ and case.groups > 1:
+        return False
+    meant = {
+        "output_by_planes": rank == 3, "weight_by_planes": rank == 3, "output_by_wide_rows": rank == 2,
+        "weight_by_samples": max(case.kernel) == 1, "input_by_output": max(case.stride) == 1,
+    }  # fmt: skip
+    return meant.get(function.__name__, True)
 
 
 def operands(case: Case, face: str, seed: int = 0) -> list[jax.Array]:
@@ -86,14 +95,12 @@ def assert_close(ours: Any, expected: Any, tolerance: float = 1e-5) -> None:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-@pytest.mark.parametrize("face, name", ALGORITHMS, ids=[name for _, name in ALGORITHMS])
-def test_algorithm_equals_the_primitive(face: Any, name: str, case: Case) -> None:
-    if not applies(name, case):
+@pytest.mark.parametrize("face, algorithm", ALGORITHMS, ids=lambda value: getattr(value, "__name__", None))
+def test_algorithm_equals_the_primitive(face: Any, algorithm: Callable[..., Any], case: Case) -> None:
+    if not applies(algorithm, case):
         pytest.skip("meant for others")
     arrays = ordered(face, operands(case, face))
-    ours, expected = jax.jit(
-        lambda left, right: (ALGORITHMS[face, name](left, right, case), by_primitive(face, left, right, case))
-    )(*arrays)
+    ours, expected = jax.jit(lambda a, b: (algorithm(a, b, case), by_primitive(face, a, b, case)))(*arrays)
     assert_close(ours, expected)
 
 

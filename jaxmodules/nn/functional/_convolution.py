@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
@@ -132,16 +133,28 @@ def by_primitive(wanted: Wanted, left: Array, right: Array, case: Case, precisio
     axes = "DHW"[3 - len(case.kernel) :]
     forward, swapped = (f"NC{axes}", f"OI{axes}", f"NC{axes}"), (f"CN{axes}", f"IO{axes}", f"CN{axes}")
     call, one = partial(lax.conv_general_dilated, precision=precision), (1,) * len(axes)
-    if wanted == "output":
-        return call(
-            left, right, case.stride, case.padding, None, case.dilation, forward, feature_group_count=case.groups
-        )
     if wanted == "input":
+        left, pads = _crop(left, case.outer, one)
         kernels = mirrored(right, case.groups)
-        return call(
-            left, kernels, one, case.outer, case.stride, case.dilation, forward, feature_group_count=case.groups
-        )
-    return call(left, right, case.dilation, case.padding, None, case.stride, swapped, batch_group_count=case.groups)
+        return call(left, kernels, one, pads, case.stride, case.dilation, forward, feature_group_count=case.groups)
+    if wanted == "output":
+        left, pads = _crop(left, case.padding, case.stride)
+        return call(left, right, case.stride, pads, None, case.dilation, forward, feature_group_count=case.groups)
+    left, pads = _crop(left, case.padding, case.dilation)
+    return call(left, right, case.dilation, pads, None, case.stride, swapped, batch_group_count=case.groups)
+
+
+def _crop(x: Array, pads: Pairs, steps: Shape) -> tuple[Array, Pairs]:
+    """Cut off what negative padding takes away, unless steps so long leave it out by themselves.
+
+    XLA's convolution on the CPU reads out of bounds where one end is padded and the other one cropped.
+    """
+    steps_over = [known([high]) != [] and -step < high < 0 for (_, high), step in zip(pads, steps, strict=True)]
+    ends = [(low, 0 if over else high) for (low, high), over in zip(pads, steps_over, strict=True)]
+    cuts = [tuple(min(end, 0) if known([end]) else 0 for end in pair) for pair in ends]
+    if any(map(any, cuts)):
+        x = lax.pad(x, np.zeros((), x.dtype), [(0, 0, 0)] * 2 + [(low, high, 0) for low, high in cuts])
+    return x, tuple((low - cut[0], high - cut[1]) for (low, high), cut in zip(ends, cuts, strict=True))
 
 
 def mirrored(weight: Array, groups: int) -> Array:
@@ -158,7 +171,9 @@ def register(choose: Callable[[Wanted, Case], Callable[..., Array] | None]) -> N
         case = case_of(wanted, left.shape, right.shape, window, extent)
         sizes = [case.inputs, case.outputs, *case.sizes, *case.kernel, *case.out]
         usual = min(known([case.batch, *sizes]), default=0) > 0 and len(known(sizes)) == len(sizes)
-        algorithm = choose(wanted, case) if usual and is_floating(left.dtype) else None
+        # an open batch is as large as a usual one
+        typical = case if known([case.batch]) else case._replace(batch=32)
+        algorithm = choose(wanted, typical) if usual and is_floating(left.dtype) else None
         if algorithm is None:
             return by_primitive(wanted, left, right, case, precision)
         wide = jnp.promote_types(left.dtype, jnp.float32)

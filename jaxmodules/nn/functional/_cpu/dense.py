@@ -50,16 +50,43 @@ def weight_by_columns(input: Array, cotangent: Array, case: Case) -> Array:
 
     def block(index: Array, total: Array) -> Array:
         sample, row = index // blocks * samples, index % blocks * rows
-        y = _block(cotangent, sample, row, samples, rows)
+        y = _block(cotangent, sample, row, samples, rows).swapaxes(0, 1).reshape(case.outputs, -1)
         x = {at: _block(phase, sample, row, samples, phase.shape[2] - out[0] + rows) for at, phase in phases.items()}
-        # reshaped only once they are laid out: a fused reshape would divide for the index of every element
         columns = lax.concatenate([tap.swapaxes(0, 1) for tap in _taps(x, case, (rows, *out[1:]))], 0)
-        y = y.swapaxes(0, 1).reshape(case.outputs, -1)
-        return total + lax.dot_general(columns.reshape(columns.shape[0], -1), y, (((1,), (1,)), ((), ())))
+        # reshaped only once they are laid out: a fused reshape would divide for the index of every element;
+        # and the long operand first, as the other one is what the product packs
+        columns = columns.reshape(columns.shape[0], -1)
+        return total + lax.dot_general(columns, y, (((1,), (1,)), ((), ())))
 
     total = jnp.zeros((math.prod(case.kernel) * case.inputs, case.outputs), input.dtype)
     total = lax.fori_loop(0, case.batch // samples * blocks, block, total)
     return total.reshape(*case.kernel, case.inputs, case.outputs).transpose(-1, -2, *range(len(case.kernel)))
+
+
+def output_by_wide_rows(input: Array, weight: Array, case: Case) -> Array:
+    """Convolve all images as one, side by side with zeros between them.
+
+    Shape:
+        ``(N, I, H, W), (O, I, *kernel) -> (N, O, *out)``
+    """
+    k, s, d, size, out = (of[1] for of in (case.kernel, case.stride, case.dilation, case.sizes, case.out))
+    (top, bottom), (left, _) = case.padding
+    # XLA's convolution reads out of bounds where one end is padded and the other one cropped, so nothing is cropped
+    crop = [min(size, 0) for size in (top, bottom, left)]
+    top, bottom, left = (max(size, 0) for size in (top, bottom, left))
+    span = (k - 1) * d + 1
+    width = -(-max(size + crop[2] + left, (out - 1) * s + span - left, out * s) // s) * s
+    pads = [(0, 0, 0), (0, 0, 0), (crop[0], crop[1], 0), (crop[2], width - size - crop[2], 0)]
+    apart = lax.pad(input, jnp.zeros((), input.dtype), pads).transpose(2, 0, 3, 1)  # (H, N, width, I)
+    rows = lax.conv_general_dilated(
+        apart.reshape(1, apart.shape[0], -1, case.inputs),
+        weight.transpose(2, 3, 1, 0),
+        case.stride,
+        ((top, bottom), (left, max(span - s - left, 0))),
+        rhs_dilation=case.dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )[:, :, : case.batch * width // s]
+    return rows.reshape(case.out[0], case.batch, width // s, -1)[:, :, :out].transpose(1, 3, 0, 2)
 
 
 def _blocks(case: Case) -> tuple[int, int]:
@@ -75,7 +102,7 @@ def _blocks(case: Case) -> tuple[int, int]:
 
 def _phases(input: Array, case: Case, out: Sequence[int]) -> dict[tuple[int, ...], Array]:
     """Pad the input for an output of the given size, and split it into the elements that one kernel element meets."""
-    axes = list(zip(case.kernel, case.stride, case.dilation, case.padding, case.sizes, out, strict=True))
+    axes = [*zip(case.kernel, case.stride, case.dilation, case.padding, case.sizes, out, strict=True)]
     spans = [(size - 1) * s + (k - 1) * d + 1 for k, s, d, _, _, size in axes]
     padding = [(before, span - size - before, 0) for span, (*_, (before, _), size, _) in zip(spans, axes, strict=True)]
     padded = lax.pad(input, jnp.zeros((), input.dtype), [(0, 0, 0), (0, 0, 0), *padding])
