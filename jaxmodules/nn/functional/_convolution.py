@@ -23,7 +23,7 @@ from jax.sharding import AxisType
 
 from jaxmodules._shapes import is_floating, known
 from jaxmodules._typing import Array, Shape
-from jaxmodules.nn.functional._cpu.apart import apart
+from jaxmodules.nn.functional._cpu.kernel import kernel
 
 Pairs = tuple[tuple[int, int], ...]
 Wanted = Literal["output", "input", "weight"]
@@ -178,7 +178,7 @@ def register(choose: Callable[[Wanted, Case], Callable[..., Array] | None]) -> N
             return by_primitive(wanted, left, right, case, precision)
         wide = jnp.promote_types(left.dtype, jnp.float32)
         with jax.default_matmul_precision(precision):
-            return apart(partial(algorithm, case=case), left.astype(wide), right.astype(wide)).astype(left.dtype)
+            return kernel(partial(algorithm, case=case), left.astype(wide), right.astype(wide)).astype(left.dtype)
 
     mlir.register_lowering(convolution_p, mlir.lower_fun(lower, multiple_results=False), platform="cpu")
 

@@ -7,6 +7,7 @@ input, or the gradient by the weight.
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from functools import partial, reduce
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from jax import lax
 
 from jaxmodules._typing import Array, Shape
 from jaxmodules.nn.functional._convolution import Case, Wanted, compute, mirrored
+from jaxmodules.nn.functional._cpu.kernel import kernel
 
 _BLOCK = 2**20  # elements
 
@@ -86,14 +88,7 @@ def input_by_columns(output: Array, weight: Array, case: Case) -> Array:
             columns = lax.dot_general(kernels[0], part[:, 0], (((0,), (1,)), ((), ()))).swapaxes(0, 1)
         else:
             columns = lax.dot_general(_for_each(kernels, part), part, (((2,), (2,)), ((0, 1), (0, 1))))
-        columns = columns.reshape(len(part), -1, *case.kernel, *case.out)  # (N, C, *kernel, *out)
-        parts = {}
-        for phase, terms in _scattered(columns, case):
-            total = jnp.zeros((*columns.shape[:2], *_counts(case)), output.dtype)
-            for place, shifted in terms:
-                total = total + shifted[(slice(None), slice(None), *place)]
-            parts[phase] = total
-        return _interleaved(parts, case)
+        return _folded(columns.reshape(len(part), -1, *case.kernel, *case.out), case)
 
     return _in_blocks(multiply, output, case)
 
@@ -225,14 +220,46 @@ def _shifted(input: Array, case: Case) -> Iterator[tuple[Shape, Array]]:
 def _columns(input: Array, case: Case) -> Array:
     """Return the windows as columns, ``(N, C, *sizes) -> (N, G, C / G * K, P)``, unfolding one axis after the other."""
     columns = _padded(input, [(max(low, 0), max(high, 0)) for low, high in case.padding])
-    for number, (k, s, d, low, count) in enumerate(
-        zip(case.kernel, case.stride, case.dilation, case.before, case.out, strict=True)
-    ):
-        axis, reach = 2 + 2 * number, s * (count - 1) + 1  # (N, C, *kernel so far, *out so far, *sizes to come)
-        starts = [d * place + max(-low, 0) for place in range(k)]
-        parts = [lax.slice_in_dim(columns, start, start + reach, s, axis) for start in starts]
-        columns = lax.optimization_barrier(jnp.stack(parts, 2 + number))
+    for axis in range(len(case.kernel)):
+        columns = kernel(partial(_unfold, case=case, axis=axis), columns)
     return columns.reshape(len(input), case.groups, case.inputs * math.prod(case.kernel), -1)
+
+
+def _unfold(columns: Array, case: Case, axis: int) -> Array:
+    """Unfold the next axis: ``(N, C, *kernel before axis, *out before axis, *sizes)``, with one more of each."""
+    s, d, reach, first = case.stride[axis], case.dilation[axis], case.reach[axis], max(-case.before[axis], 0)
+    starts = [first + d * place for place in range(case.kernel[axis])]
+    return jnp.stack([lax.slice_in_dim(columns, start, start + reach, s, 2 + 2 * axis) for start in starts], 2 + axis)
+
+
+def _folded(columns: Array, case: Case) -> Array:
+    """Add up what falls onto the same element, ``(N, C, *kernel, *out) -> (N, C, *sizes)``, axis by axis."""
+    for axis in reversed(range(len(case.kernel))):
+        columns = kernel(partial(_fold, case=case, axis=axis), columns)
+    return columns
+
+
+def _fold(columns: Array, case: Case, axis: int) -> Array:
+    """Fold the last kernel axis: ``(N, C, *kernel to axis, *out to axis, *sizes)``, with the size in place of both."""
+    met, count = _met(case)[axis], _counts(case)[axis]
+    place, along = 2 + axis, 2 + 2 * axis  # the kernel's axis, and the output's once that is gone
+    before, after = _reach(met, count, case.out[axis])
+    pads = [(0, 0, 0)] * columns.ndim
+    pads[along + 1] = (before, after, 0)
+    padded = lax.pad(columns, np.zeros((), columns.dtype), pads)
+
+    def total(hits: list[tuple[int, int]]) -> Array:
+        parts = [lax.index_in_dim(padded, k, place, keepdims=False) for k, _ in hits or [(0, 0)]]
+        starts = [before + start for _, start in hits] or [0]
+        cut = [lax.slice_in_dim(x, start, start + count, 1, along) for x, start in zip(parts, starts, strict=True)]
+        return reduce(jnp.add, cut) if hits else jnp.zeros_like(cut[0])
+
+    phases = [total(hits) for hits in met]
+    result = phases[0] if len(phases) == 1 else jnp.stack(phases, along + 1)
+    result = result.reshape(
+        *columns.shape[:place], *columns.shape[place + 1 : along + 1], -1, *columns.shape[along + 2 :]
+    )
+    return lax.slice_in_dim(result, 0, case.sizes[axis], 1, along)
 
 
 def _counts(case: Case) -> Shape:
@@ -243,20 +270,22 @@ def _counts(case: Case) -> Shape:
 def _met(case: Case) -> list[list[list[tuple[int, int]]]]:
     """List per axis and phase of the stride the places in the kernel that meet it, and the first output of each."""
     axes = []
-    for kernel, stride, dilation, before in zip(case.kernel, case.stride, case.dilation, case.before, strict=True):
-        found = [[(k, divmod(r + before - dilation * k, stride)) for k in range(kernel)] for r in range(stride)]
+    for size, stride, dilation, before in zip(case.kernel, case.stride, case.dilation, case.before, strict=True):
+        found = [[(k, divmod(r + before - dilation * k, stride)) for k in range(size)] for r in range(stride)]
         axes.append([[(k, start) for k, (start, rest) in hits if rest == 0] for hits in found])
     return axes
+
+
+def _reach(met: list[list[tuple[int, int]]], count: int, out: int) -> tuple[int, int]:
+    """Return how far the outputs that phases of so many elements meet reach over either end of an axis."""
+    starts = [start for hits in met for _, start in hits]
+    return max(-min(starts), 0), max(max(starts) + count - out, 0)
 
 
 def _scattered(output: Array, case: Case) -> Iterator[tuple[Shape, list[tuple[Shape, Array]]]]:
     """Yield for every phase of the stride the places in the kernel that meet it, and the outputs that each brings."""
     met, counts = _met(case), _counts(case)
-    starts = [[start for hits in axis for _, start in hits] for axis in met]
-    pads = [
-        (max(-min(firsts), 0), max(max(firsts) + count - out, 0))
-        for firsts, count, out in zip(starts, counts, case.out, strict=True)
-    ]
+    pads = [_reach(*axis) for axis in zip(met, counts, case.out, strict=True)]
     padded = _padded(output, pads)
     for phase in itertools.product(*map(range, case.stride)):
         terms = []
@@ -304,7 +333,7 @@ def _padded(x: Array, pads: list[tuple[int, int]]) -> Array:
     if not any(map(any, pads)):
         return x
     lead = [(0, 0, 0)] * (x.ndim - len(pads))
-    return lax.optimization_barrier(lax.pad(x, np.zeros((), x.dtype), lead + [(*pair, 0) for pair in pads]))
+    return kernel(lambda x: lax.pad(x, np.zeros((), x.dtype), lead + [(*pair, 0) for pair in pads]), x)
 
 
 def _cut(x: Array, starts: list[int], counts: Shape, strides: Shape) -> Array:
