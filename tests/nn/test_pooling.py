@@ -20,6 +20,10 @@ SPECIAL = [
     ("adaptive_max_pool1d", 1, dict(output_size=4, return_indices=True)),
     ("adaptive_max_pool2d", 2, dict(output_size=(3, 2), return_indices=True)),
     ("adaptive_max_pool3d", 3, dict(output_size=2, return_indices=True)),
+    ("adaptive_max_pool1d", 1, dict(output_size=1, return_indices=True)),
+    ("adaptive_max_pool3d", 3, dict(output_size=(4, 2, 3), return_indices=True)),
+    ("max_pool2d", 2, dict(kernel_size=5)),
+    ("max_pool2d", 2, dict(kernel_size=4, stride=1, padding=2)),
     ("adaptive_avg_pool2d", 2, dict(output_size=(3, 2))),
     ("avg_pool2d", 2, dict(kernel_size=3, stride=2, padding=1)),
     ("lp_pool2d", 2, dict(norm_type=2, kernel_size=2)),
@@ -129,6 +133,40 @@ def test_second_derivatives_agree_forward_and_reverse(function: Callable[[jax.Ar
     reverse = jax.jit(jax.grad(lambda x: jnp.vdot(gradient(x), along)))(x)
     np.testing.assert_allclose(forward, reverse, rtol=1e-4, atol=1e-4)
     assert jnp.isfinite(forward).all()
+
+
+WINDOWS = [
+    ("max_pool2d", (7, 9), dict(kernel_size=2)),
+    ("max_pool2d", (7, 8), dict(kernel_size=3, stride=2, padding=1)),
+    ("max_pool2d", (9, 7), dict(kernel_size=(2, 3), stride=(3, 1), padding=(1, 0), dilation=(1, 2))),
+    ("max_pool2d", (12, 14), dict(kernel_size=(6, 7))),
+    ("max_pool1d", (11,), dict(kernel_size=4, stride=3, ceil_mode=True)),
+    ("max_pool3d", (5, 4, 6), dict(kernel_size=2, stride=1, padding=1)),
+    ("avg_pool2d", (7, 8), dict(kernel_size=3, stride=2, padding=1)),
+    ("avg_pool2d", (9, 9), dict(kernel_size=5, stride=1, padding=2, count_include_pad=False)),
+    ("avg_pool2d", (8, 8), dict(kernel_size=4)),
+    ("avg_pool3d", (5, 4, 6), dict(kernel_size=2, stride=3, padding=1)),
+    ("adaptive_max_pool2d", (13, 10), dict(output_size=(6, 7))),
+    ("adaptive_avg_pool2d", (13, 10), dict(output_size=(6, 7))),
+]
+
+
+@pytest.mark.parametrize("name, plane, options", WINDOWS)
+def test_gradients_go_where_torch_sends_them_in_both_modes(
+    name: str, plane: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    x = np.random.default_rng(0).integers(0, 3, (2, 3, *plane)).astype(np.float32)
+    source = torch.tensor(x, requires_grad=True)
+    theirs = getattr(torch.nn.functional, name)(source, **options)
+    weights = np.sin(np.arange(theirs.numel(), dtype=np.float32)).reshape(theirs.shape)
+    (expected,) = torch.autograd.grad(theirs, source, torch.tensor(weights))
+    function = jax.jit(lambda x: jax.vjp(lambda x: getattr(F, name)(x, **options), x)[1](jnp.asarray(weights))[0])
+    np.testing.assert_allclose(function(x), expected.numpy(), rtol=1e-5, atol=1e-6)
+    mapped = jax.jit(jax.vmap(jax.grad(lambda x: jnp.vdot(getattr(F, name)(x, **options), weights[0]))))(x)
+    np.testing.assert_allclose(mapped[0], expected[0].numpy(), rtol=1e-5, atol=1e-6)
+    along = np.cos(np.arange(x.size, dtype=np.float32)).reshape(x.shape)
+    tangent = jax.jit(lambda x, t: jax.jvp(lambda x: getattr(F, name)(x, **options), (x,), (t,))[1])(x, along)
+    np.testing.assert_allclose(np.vdot(tangent, weights), np.vdot(expected.numpy(), along), rtol=1e-4, atol=1e-4)
 
 
 def test_double_precision_and_wide_indices_are_kept() -> None:

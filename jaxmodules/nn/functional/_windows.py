@@ -9,7 +9,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product, zip_longest
+from itertools import product
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jax import lax
 
 from jaxmodules._shapes import accumulation_dtype, is_floating
 from jaxmodules._typing import Array, Shape
+from jaxmodules.nn.functional._cpu.kernel import kernel
 
 Pairs = tuple[tuple[int, int], ...]
 T = TypeVar("T")
@@ -203,29 +204,50 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Rearranged:
-    """The linear map that lays out the elements of an axis anew, any number of times each; zero for a place of -1."""
+class Tiles:
+    """The linear map that copies spans of an axis, ``(start, end)``, to tiles of one width, zeros at their ends."""
 
     axis: int
     length: int
-    places: tuple[int, ...]
+    width: int
+    spans: Pairs
 
     def apply(self, operand: Array) -> Array:
-        """Take the elements."""
-        return self._take(operand, np.array(self.places, np.int32))
+        """Copy the spans."""
+
+        def copies(operand: Array) -> Array:
+            parts = []
+            for start, end in self.spans:
+                parts += [self._cut(operand, start, end), self._zeros(operand, self.width - (end - start))]
+            return lax.concatenate(parts, operand.ndim + self.axis)
+
+        return kernel(copies, operand)
 
     def transpose(self, cotangent: Array) -> Array:
-        """Add up what each element has become."""
-        readers = [[i for i, place in enumerate(self.places) if place == source] for source in range(self.length)]
-        rows = zip_longest(*readers, fillvalue=-1)
+        """Add up the tiles where they came from, those that do not overlap in one go."""
         kind = accumulation_dtype(cotangent.dtype)
-        parts = [self._take(cotangent, np.array(row, np.int32)).astype(kind) for row in rows]
-        return in_pairs(operator.add, parts).astype(cotangent.dtype)
 
-    def _take(self, input: Array, places: np.ndarray) -> Array:
-        taken = jnp.take(input, np.maximum(places, 0), axis=self.axis, mode="clip")
-        shape = [1] * (taken.ndim + self.axis) + [places.size] + [1] * (-self.axis - 1)
-        return jnp.where((places >= 0).reshape(shape), taken, 0) if (places < 0).any() else taken
+        def put_back(cotangent: Array) -> Array:
+            rows: list[tuple[int, list[Array]]] = []
+            for i, (start, end) in enumerate(self.spans):
+                row = next((row for row, (last, _) in enumerate(rows) if last <= start), len(rows))
+                last, parts = rows.pop(row) if row < len(rows) else (0, [])
+                tile = self._cut(cotangent, i * self.width, i * self.width + end - start)
+                rows.insert(row, (end, [*parts, self._zeros(tile, start - last), tile]))
+            whole = (
+                lax.concatenate([*parts, self._zeros(cotangent, self.length - last)], cotangent.ndim + self.axis)
+                for last, parts in rows
+            )
+            return in_pairs(operator.add, (x.astype(kind) for x in whole)).astype(cotangent.dtype)
+
+        return kernel(put_back, cotangent)
+
+    def _cut(self, input: Array, start: int, end: int) -> Array:
+        return lax.slice_in_dim(input, start, end, axis=self.axis)
+
+    def _zeros(self, like: Array, size: int) -> Array:
+        axis = like.ndim + self.axis
+        return jnp.zeros((*like.shape[:axis], size, *like.shape[axis + 1 :]), like.dtype)
 
 
 def in_pairs(combine: Callable[[T, T], T], items: Iterable[T]) -> T:

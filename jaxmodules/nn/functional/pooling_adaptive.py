@@ -22,7 +22,7 @@ from jaxmodules.nn.functional._pooling import (
     typed_adaptive_max_pool,
     window_sums,
 )
-from jaxmodules.nn.functional._windows import Rearranged, Window
+from jaxmodules.nn.functional._windows import Tiles, Window, lowest
 
 
 def adaptive_avg_pool1d(input: ArrayLike, output_size: int | tuple[int]) -> Array:
@@ -262,12 +262,12 @@ def _max(input: Array, sizes: Shape, return_indices: bool) -> tuple[Array, Array
     window, input = _window(axes, input, is_sum=False)
     if not return_indices:
         return largest(input, window), None
-    coordinates = [
-        coordinate if laid == size else jnp.asarray(axis.members.reshape(-1), coordinate.dtype)[coordinate]
-        for axis, coordinate, laid, size in zip(
-            axes, largest_coordinates(input, window), window.plane, plane, strict=True
-        )
-    ]
+    coordinates = largest_coordinates(input, window)
+    for i, (axis, place, laid) in enumerate(zip(axes, coordinates, window.plane, strict=True)):
+        if laid != plane[i]:
+            width = window.kernel[i]
+            starts = jnp.asarray(axis.starts, place.dtype)
+            coordinates[i] = starts[place // width] + place % width
     return largest(input, window), flat_places(coordinates, plane)
 
 
@@ -299,12 +299,6 @@ class _Axis(NamedTuple):
         )
         return cls(starts, ends, (width, step, (before, after)) if is_regular else None)
 
-    @property
-    def members(self) -> np.ndarray:
-        """The members of every window, the last one repeated where others have more, ``(size, width)``."""
-        width = np.arange(np.max(self.ends - self.starts))
-        return np.minimum(self.starts[:, None] + width, self.ends[:, None] - 1)
-
 
 def _window(axes: list[_Axis], input: Array, is_sum: bool) -> tuple[Window, Array]:
     """Return windows of one size; where those of the input are not, its elements are laid out to be tiles of one."""
@@ -315,12 +309,15 @@ def _window(axes: list[_Axis], input: Array, is_sum: bool) -> tuple[Window, Arra
         window = Window(kernel, stride, pairs, (1,) * rank, input.shape[-rank:])
         if is_small(window):
             return window, input
-    widths = []
-    for place, axis in enumerate(axes, -rank):
-        members = axis.members
-        widths.append(members.shape[1])
-        if members.size != input.shape[place]:
-            again = (np.diff(members, prepend=-1) == 0) & is_sum
-            input = linear(Rearranged(place, input.shape[place], tuple(np.where(again, -1, members).flat)), input)
+    widths = [int(np.max(axis.ends - axis.starts)) for axis in axes]
+    for place, (axis, width) in enumerate(zip(axes, widths, strict=True), -rank):
+        length = input.shape[place]
+        if axis.starts.size * width != length:
+            spans = tuple((int(start), int(end)) for start, end in zip(axis.starts, axis.ends, strict=True))
+            input = linear(Tiles(place, length, width, spans), input)
+            inside = axis.starts[:, None] + np.arange(width) < axis.ends[:, None]
+            if not (is_sum or inside.all()):
+                inside = inside.reshape([1] * (input.ndim + place) + [-1] + [1] * (-place - 1))
+                input = jnp.where(inside, input, lowest(input.dtype))
     tile = tuple(widths)
     return Window(tile, tile, ((0, 0),) * rank, (1,) * rank, input.shape[-rank:]), input

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodules._shapes import is_floating
 from jaxmodules._typing import Array
 from jaxmodules.nn.functional._cpu.kernel import kernel
 from jaxmodules.nn.functional._linear import linear
@@ -21,7 +22,11 @@ def largest_of_slices(window: Window, input: Array) -> Array:
 def largest_of_tiles(window: Window, input: Array) -> Array:
     """Reduce tiles that are axes of their own."""
     tiles, axes = window.tiles(input)
-    return tiles.max(axes)
+    largest = tiles.max(axes)
+    if not is_floating(input.dtype):
+        return largest
+    # XLA's library for reductions loses NaN (jaxlib 0.10.2)
+    return jnp.where((tiles != tiles).any(axes), np.asarray(np.nan, input.dtype), largest)
 
 
 def largest_by_axes(window: Window, input: Array) -> Array:
