@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import torch
 
 import jaxmodules as jm
 from jaxmodules import nn
+from jaxmodules.nn.functional.rnn import recurrence
 from jaxmodules.nn.modules.rnn import apply_permutation
 from jaxmodules.nn.utils import rnn as ours
 from tests.table import Case, build_pair, leaves
@@ -25,6 +27,14 @@ LAYERS = [
     Case("GRU", (3, 2, 2), dict(bidirectional=True)),
     Case("LSTM", (3, 2, 2), dict(bidirectional=True, bias=False, batch_first=True)),
     Case("LSTM", (3, 4), dict(proj_size=2, bidirectional=True)),
+]
+DERIVED = [  # with the batch sizes of a packed input
+    (Case("RNN", (3, 2)), None),
+    (Case("RNN", (3, 2), dict(nonlinearity="relu")), [4, 4, 3, 1]),
+    (Case("GRU", (3, 2), dict(bidirectional=True)), [4, 4, 3, 1]),
+    (Case("GRU", (3, 2), dict(bias=False)), None),
+    (Case("LSTM", (3, 4), dict(proj_size=2)), None),
+    (Case("LSTM", (3, 4), dict(proj_size=2)), [4, 4, 3, 1]),
 ]
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
@@ -214,6 +224,42 @@ def test_second_derivatives_agree_forward_and_reverse() -> None:
         x = jnp.asarray(X)
         forward, reverse = jax.jacfwd(jax.grad(function))(x), jax.jacrev(jax.grad(function))(x)
         np.testing.assert_allclose(forward, reverse, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case, batch_sizes", DERIVED, ids=str)
+def test_forward_and_reverse_derivatives_of_each_argument_agree(case: Case, batch_sizes: list[int] | None) -> None:
+    net, sizes = getattr(nn, case.name)(*case.args, **case.kwargs), batch_sizes and np.array(batch_sizes)
+    x, hx = jnp.asarray(X if batch_sizes is None else X[:3].reshape(12, 3)), states(net)
+    arguments = x, hx if isinstance(hx, tuple) else (hx,), tuple(weight.value for weight in net._flat_weights)
+    arguments = jax.tree.map(jnp.asarray, arguments)
+    tangents = jax.tree.map(lambda a: jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape), arguments)
+
+    @partial(jax.jit, static_argnums=0)
+    def both(index: int, arguments: Any, tangents: Any) -> tuple[Any, Any]:
+        def function(argument: Any) -> Any:  # of one alone, so that the others have no tangent
+            x, hx, weights = (*arguments[:index], argument, *arguments[index + 1 :])
+            output, final = recurrence(
+                net.mode, x, hx, weights, net.bias, 1, 0.0, False, net.bidirectional, False, sizes
+            )
+            return jnp.sin(output).sum() + sum((part**2).sum() for part in final)
+
+        gradient = jax.tree.leaves(jax.grad(function)(arguments[index]))
+        reverse = sum(map(jnp.vdot, gradient, jax.tree.leaves(tangents[index])))
+        return jax.jvp(function, (arguments[index],), (tangents[index],))[1], reverse
+
+    for index in range(3):
+        forward, reverse = both(index, arguments, tangents)
+        np.testing.assert_allclose(forward, reverse, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_the_loop_of_a_derivative_multiplies_once_and_adds_up_no_weights(name: str) -> None:
+    net = getattr(nn, name)(3, 2)
+    compiled = jax.jit(jax.grad(lambda net: net(X)[0].sum())).lower(net).as_text()
+    bodies = [body for body in compiled.split("func.func private")[1:] if "dot_general" in body]
+    assert all(body.count("dot_general") == 1 for body in bodies), compiled
+    # the input's projection, the gradients of both weights, and one product in each of the two loops
+    assert compiled.count("stablehlo.dot_general") == 5, compiled
 
 
 def test_double_precision_is_kept() -> None:

@@ -70,23 +70,25 @@ def run(
 def step(mode: str, projected: Array, state: State, weights: Weights) -> State:
     """Do one step, for shapes as in :func:`run` without ``T``."""
     hidden = matmul(state[0].astype(weights.hidden.dtype), weights.hidden)
-    return _STEPS[mode](_parts(projected, weights), _parts(hidden, weights), state, weights.bias)
+    sums = _SUMS[mode](_parts(projected, weights), _parts(hidden, weights), weights.bias)
+    return _STEPS[mode](sums, state)
 
 
 def _loop(
     mode: str, reverse: bool, keep: bool, projected: Array, mask: Array | None, state: State, weights: Weights
 ) -> tuple[State, Any]:
-    """Return the last state and all outputs, or where they are to be kept, all states and projected states."""
+    """Return the last state and all outputs, or where they are to be kept, all states and sums."""
     dtype, weight = weights.hidden.dtype, weights.hidden.T  # once: the product of a step is faster with rows
 
-    def advance(state: State, given: tuple[Parts, Array | None]) -> tuple[State, Array | tuple[State, Array]]:
+    def advance(state: State, given: tuple[Parts, Array | None]) -> tuple[State, Any]:
         projected, reached = given
-        hidden = _multiply(state[0].astype(dtype), weight, 0)
-        new = _STEPS[mode](projected, _parts(hidden, weights), state, weights.bias)
+        hidden = _parts(_multiply(state[0].astype(dtype), weight, 0), weights)
+        sums = _SUMS[mode](projected, hidden, weights.bias)
+        new = _STEPS[mode](sums, state)
         if weights.projection is not None:
             new = (matmul(new[0].astype(dtype), weights.projection), *new[1:])
         new = _where(reached, new, state)
-        return new, (new, hidden) if keep else new[0].astype(dtype)
+        return new, (new, sums) if keep else new[0].astype(dtype)
 
     # in parts: XLA:CPU reads two parts of one step of an array twenty times slower than the same step of two arrays
     return lax.scan(advance, state, (_parts(projected, weights), mask), reverse=reverse)
@@ -95,10 +97,9 @@ def _loop(
 @partial(run.defjvp, symbolic_zeros=True)
 def _run_jvp(mode: str, reverse: bool, primals: tuple, tangents: tuple) -> tuple:
     projected, mask, state, weights = primals
-    final, (states, hidden) = _loop(mode, reverse, True, *primals)
+    final, (states, sums) = _loop(mode, reverse, True, *primals)
     before = tuple(_before(*pair, reverse) for pair in zip(state, states, strict=True))
-    given = _parts(projected, weights), _parts(hidden, weights), before, weights.bias
-    slopes = _SLOPES[mode](*given)
+    slopes = _SLOPES[mode](sums, before, states)
     pushed, _, tangent, changes = tangents
     change = _change(before[0], weights.hidden.dtype, changes.hidden, changes.bias)
     pushed = _instantiate(pushed, projected)
@@ -106,7 +107,7 @@ def _run_jvp(mode: str, reverse: bool, primals: tuple, tangents: tuple) -> tuple
         pushed = pushed + (change if slopes.hidden is None else change * slopes.hidden)
     shifted = None
     if changes.projection is not None and not isinstance(changes.projection, SymbolicZero):
-        output = _STEPS[mode](*given)[0]
+        output = _STEPS[mode](sums, before)[0]
         shifted = matmul(output.astype(weights.hidden.dtype), changes.projection)
     tangent = tuple(map(_instantiate, tangent, state))
     final_tangent, output_tangent = _linear_loop(reverse, pushed, shifted, mask, slopes, tangent, weights)
@@ -123,11 +124,11 @@ def _linear_loop(
     weights: Weights,
 ) -> tuple[State, Array]:
     """Run tangents over time: of what the nonlinearities are of, of the projected output, and of the state before."""
-    dtype, weight = weights.hidden.dtype, weights.hidden.T
+    dtype = weights.hidden.dtype
 
     def advance(state: State, given: tuple) -> tuple[State, Array]:
         pushed, shifted, reached, slopes = given
-        hidden = _multiply(state[0].astype(dtype), weight, 0)
+        hidden = matmul(state[0].astype(dtype), weights.hidden)  # whose transpose is the product with rows
         if slopes.hidden is not None:
             hidden = hidden * slopes.hidden
         parts = _parts((pushed + hidden) * slopes.gates, weights)
@@ -184,36 +185,46 @@ def _multiply(input: Array, weight: Array, axis: int) -> Array:
     return lax.dot_general(input, weight, axes, preferred_element_type=accumulation_dtype(input.dtype))
 
 
-def _step_tanh(projected: Parts, hidden: Parts, state: State, bias: Array | None) -> State:
-    return (jnp.tanh(projected[0] + hidden[0]),)
+def _sums(projected: Parts, hidden: Parts, bias: Array | None) -> Parts:
+    return [one + other for one, other in zip(projected, hidden, strict=True)]
 
 
-def _step_relu(projected: Parts, hidden: Parts, state: State, bias: Array | None) -> State:
-    return (jax.nn.relu(projected[0] + hidden[0]),)
+def _sums_gru(projected: Parts, hidden: Parts, bias: Array | None) -> Parts:
+    reset, update = _sums(projected[:2], hidden[:2], None)
+    pushed = hidden[2] if bias is None else hidden[2] + jnp.broadcast_to(bias, reset.shape)
+    return reset, update, projected[2], pushed
 
 
-def _slopes_tanh(projected: Parts, hidden: Parts, state: State, bias: Array | None) -> _Slopes:
-    return _Slopes(1 - jnp.tanh(projected[0] + hidden[0]) ** 2)
+def _step_tanh(sums: Parts, state: State) -> State:
+    return (jnp.tanh(sums[0]),)
 
 
-def _slopes_relu(projected: Parts, hidden: Parts, state: State, bias: Array | None) -> _Slopes:
-    return _Slopes((projected[0] + hidden[0] > 0).astype(hidden[0].dtype))
+def _step_relu(sums: Parts, state: State) -> State:
+    return (jax.nn.relu(sums[0]),)
 
 
-def _gates_lstm(projected: Parts, hidden: Parts) -> Parts:
-    input, forget, candidate, output = (one + other for one, other in zip(projected, hidden, strict=True))
+def _slopes_tanh(sums: Parts, state: State, new: State) -> _Slopes:
+    return _Slopes(1 - new[0] ** 2)
+
+
+def _slopes_relu(sums: Parts, state: State, new: State) -> _Slopes:
+    return _Slopes((new[0] > 0).astype(new[0].dtype))
+
+
+def _gates_lstm(sums: Parts) -> Parts:
+    input, forget, candidate, output = sums
     return jax.nn.sigmoid(input), jax.nn.sigmoid(forget), jnp.tanh(candidate), jax.nn.sigmoid(output)
 
 
-def _step_lstm(projected: Parts, hidden: Parts, state: State, bias: Array | None) -> State:
-    input, forget, candidate, output = _gates_lstm(projected, hidden)
+def _step_lstm(sums: Parts, state: State) -> State:
+    input, forget, candidate, output = _gates_lstm(sums)
     memory = forget * state[1] + input * candidate
     return output * jnp.tanh(memory), memory
 
 
-def _slopes_lstm(projected: Parts, hidden: Parts, state: State, bias: Array | None) -> _Slopes:
-    input, forget, candidate, output = _gates_lstm(projected, hidden)
-    squashed = jnp.tanh(forget * state[1] + input * candidate)
+def _slopes_lstm(sums: Parts, state: State, new: State) -> _Slopes:
+    input, forget, candidate, output = _gates_lstm(sums)
+    squashed = jnp.tanh(new[1])
     gates = (
         input * (1 - input) * candidate,
         forget * (1 - forget) * state[1],
@@ -223,25 +234,25 @@ def _slopes_lstm(projected: Parts, hidden: Parts, state: State, bias: Array | No
     return _Slopes(jnp.concatenate(gates, -1), None, forget, output * (1 - squashed**2))
 
 
-def _gates_gru(projected: Parts, hidden: Parts, bias: Array | None) -> Parts:
-    reset, update = (jax.nn.sigmoid(one + other) for one, other in zip(projected[:2], hidden[:2], strict=True))
-    pushed = hidden[2] if bias is None else hidden[2] + jnp.broadcast_to(bias, hidden[2].shape)
-    return reset, update, jnp.tanh(projected[2] + reset * pushed), pushed
+def _gates_gru(sums: Parts) -> Parts:
+    reset, update = map(jax.nn.sigmoid, sums[:2])
+    return reset, update, jnp.tanh(sums[2] + reset * sums[3])
 
 
-def _step_gru(projected: Parts, hidden: Parts, state: State, bias: Array | None) -> State:
-    _, update, candidate, _ = _gates_gru(projected, hidden, bias)
+def _step_gru(sums: Parts, state: State) -> State:
+    _, update, candidate = _gates_gru(sums)
     return (candidate + update * (state[0] - candidate),)
 
 
-def _slopes_gru(projected: Parts, hidden: Parts, state: State, bias: Array | None) -> _Slopes:
-    reset, update, candidate, pushed = _gates_gru(projected, hidden, bias)
+def _slopes_gru(sums: Parts, state: State, new: State) -> _Slopes:
+    reset, update, candidate = _gates_gru(sums)
     slope = (1 - update) * (1 - candidate**2)
-    gates = (reset * (1 - reset) * pushed * slope, update * (1 - update) * (state[0] - candidate), slope)
+    gates = (reset * (1 - reset) * sums[3] * slope, update * (1 - update) * (state[0] - candidate), slope)
     one = jnp.ones_like(reset)
     return _Slopes(jnp.concatenate(gates, -1), jnp.concatenate((one, one, reset), -1), update)
 
 
+_SUMS: dict[str, Callable[..., Parts]] = {"RNN_TANH": _sums, "RNN_RELU": _sums, "LSTM": _sums, "GRU": _sums_gru}
 _STEPS: dict[str, Callable[..., State]] = {
     "RNN_TANH": _step_tanh,
     "RNN_RELU": _step_relu,
