@@ -53,7 +53,7 @@ def run(
     """Run one direction over time; where the mask is false, the state stays as it is.
 
     Args:
-        mode: a key of ``STEPS``.
+        mode: ``"RNN_TANH"``, ``"RNN_RELU"``, ``"LSTM"`` or ``"GRU"``.
         reverse: whether to start at the end.
         projected: the projected input with its biases, ``(T, N, gates * H)``, of the type that sums run in.
         mask: ``(T, N, 1)``.
