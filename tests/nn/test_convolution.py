@@ -68,6 +68,8 @@ def applies(function: Callable[..., Any], case: Case) -> bool:
     rank = len(case.kernel)
     if function.__module__ == dense.__name__ and case.groups > 1:
         return False
+    if function is dense.output_by_winograd:
+        return case.kernel == (3, 3) and max(case.stride) == max(case.dilation) == 1
     meant = {
         "output_by_planes": rank == 3, "weight_by_planes": rank == 3, "output_by_wide_rows": rank == 2,
         "weight_by_samples": max(case.kernel) == 1, "input_by_output": max(case.stride) == 1,
