@@ -11,9 +11,8 @@ from jax import lax
 
 from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, as_array_or_none, check_floating
-from jaxmodules._typing import Array, ArrayLike, Shape
-
-_Names = tuple[str, ...]
+from jaxmodules._typing import Array, ArrayLike, DType, Shape
+from jaxmodules.nn.functional._statistics import Names, standardize
 
 
 def batch_norm(
@@ -70,7 +69,7 @@ def batch_norm_stats(
     bias: ArrayLike | None = None,
     momentum: float | Array = 0.1,
     eps: float = 1e-5,
-    axis_names: _Names = (),
+    axis_names: Names = (),
 ) -> tuple[Array, Array | None, Array | None]:
     r"""Normalise by the statistics of this batch and move the running ones towards them.
 
@@ -332,16 +331,15 @@ def _normalize_channels(
     momentum: Array,
     eps: float,
     per_sample: bool = False,
-    axis_names: _Names = (),
+    axis_names: Names = (),
 ) -> tuple[Array, Array | None, Array | None]:
     if not input.size:
         return input, running_mean, running_var
     values = input.astype(accumulation_dtype(input.dtype))
     axes = tuple(range(2, input.ndim)) if per_sample else (0, *range(2, input.ndim))
-    mean = _mean(values, axes, axis_names)
-    centred = values - mean
-    var = _mean(jnp.square(centred), axes, axis_names)
-    output = _scale_and_shift(centred, lax.rsqrt(var + eps), weight, bias, _channels(input.ndim)).astype(input.dtype)
+    scale, shift = _affine(weight, bias, _channels(input), values.dtype)
+    output, mean, var = standardize(values, scale, shift, axes, eps, axis_names)
+    output = output.astype(input.dtype)
     if running_mean is None or running_var is None:
         return output, None, None
     count = math.prod(input.shape[axis] for axis in axes) * lax.axis_size(axis_names)
@@ -362,7 +360,7 @@ def _normalize_by_running(
 ) -> Array:
     if not input.size:
         return input
-    shape, dtype = _channels(input.ndim), accumulation_dtype(input.dtype)
+    shape, dtype = _channels(input), accumulation_dtype(input.dtype)
     centred = input.astype(dtype) - running_mean.astype(dtype).reshape(shape)
     inverse = lax.rsqrt(running_var.astype(dtype) + eps).reshape(shape)
     return _scale_and_shift(centred, inverse, weight, bias, shape).astype(input.dtype)
@@ -394,10 +392,8 @@ def _group_norm(input: Array, weight: Array | None, bias: Array | None, num_grou
     count, channels, *rest = input.shape
     grouped = (num_groups, channels // num_groups)
     values = input.astype(accumulation_dtype(input.dtype)).reshape(count, *grouped, *rest)
-    axes = tuple(range(2, values.ndim))
-    centred = values - values.mean(axes, keepdims=True)
-    var = jnp.square(centred).mean(axes, keepdims=True)
-    output = _scale_and_shift(centred, lax.rsqrt(var + eps), weight, bias, (1, *grouped, *[1] * len(rest)))
+    scale, shift = _affine(weight, bias, (1, *grouped, *[1] * len(rest)), values.dtype)
+    output, _, _ = standardize(values, scale, shift, tuple(range(2, values.ndim)), eps)
     return output.reshape(input.shape).astype(input.dtype)
 
 
@@ -438,15 +434,15 @@ def _contract_channels(values: Array, chosen: np.ndarray) -> Array:
     return jnp.einsum("oc,nchw->nohw", chosen.astype(values.dtype), values, precision="highest")
 
 
+def _affine(weight: Array | None, bias: Array | None, shape: Shape, dtype: DType) -> tuple[Array, Array]:
+    """Return scale and shift in the shape that meets the values."""
+    scale = jnp.ones(shape, dtype) if weight is None else weight.astype(dtype).reshape(shape)
+    return scale, jnp.zeros(shape, dtype) if bias is None else bias.astype(dtype).reshape(shape)
+
+
 def _scale_and_shift(centred: Array, inverse: Array, weight: Array | None, bias: Array | None, shape: Shape) -> Array:
     output = centred * (inverse if weight is None else inverse * weight.astype(centred.dtype).reshape(shape))
     return output if bias is None else output + bias.astype(centred.dtype).reshape(shape)
-
-
-def _mean(values: Array, axes: Shape, axis_names: _Names) -> Array:
-    """Average over some axes, and over mapped ones, along which all parts are of one size."""
-    local = values.mean(axes, keepdims=True)
-    return lax.pmean(local, axis_names) if axis_names else local
 
 
 def _moving_average(momentum: Array, running: Array, new: Array) -> Array:
@@ -454,9 +450,9 @@ def _moving_average(momentum: Array, running: Array, new: Array) -> Array:
     return moved.astype(running.dtype)
 
 
-def _channels(ndim: int) -> Shape:
+def _channels(input: Array) -> Shape:
     """Return the shape in which one value per channel meets ``(N, C, *)``."""
-    return (1, -1, *[1] * (ndim - 2))
+    return (1, input.shape[1], *[1] * (input.ndim - 2))
 
 
 def _batch_norm_operands(

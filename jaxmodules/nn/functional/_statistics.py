@@ -1,0 +1,49 @@
+"""Mean and variance, and normalisation by them, with few passes over the values."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxmodules._typing import Array, Shape
+
+Names = tuple[str, ...]
+_Triple = tuple[Array, Array, Array]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
+def standardize(
+    values: Array, scale: Array, shift: Array, axes: Shape, eps: float, axis_names: Names = ()
+) -> tuple[Array, Array, Array]:
+    """Return the values normalised over some axes, scaled and shifted, and their mean and variance.
+
+    The barrier keeps the difference from the mean from being shared, here and in the tangent: it is computed within
+    each sum and each result instead of being written to memory and read again.
+    """
+    mean = _mean(values, axes, axis_names)
+    var = _mean(jnp.square(values - mean), axes, axis_names)
+    mean = lax.optimization_barrier(mean)
+    return (values - mean) * (lax.rsqrt(var + eps) * scale) + shift, mean, var
+
+
+@standardize.defjvp
+def _standardize_jvp(axes: Shape, eps: float, axis_names: Names, primals: _Triple, tangents: _Triple) -> Any:
+    """Move what each channel is multiplied by and what is added to it: transposed, it takes two sums of each."""
+    (values, scale, shift), (moved, moved_scale, moved_shift) = primals, tangents
+    output, mean, var = standardize(values, scale, shift, axes, eps, axis_names)
+    inverse = lax.rsqrt(var + eps)
+    moved_mean = _mean(moved, axes, axis_names)
+    covariance = _mean((values - mean) * moved, axes, axis_names)
+    factor = inverse * scale
+    turned = inverse * moved_scale - factor * (inverse * (inverse * covariance))
+    centred = values - lax.optimization_barrier(mean)
+    moved_output = factor * moved + centred * turned + (moved_shift - factor * moved_mean)
+    return (output, mean, var), (moved_output, moved_mean, 2 * covariance)
+
+
+def _mean(values: Array, axes: Shape, axis_names: Names) -> Array:
+    """Average over some axes, and over mapped ones, along which all parts are of one size."""
+    local = values.mean(axes, keepdims=True)
+    return lax.pmean(local, axis_names) if axis_names else local
