@@ -17,6 +17,7 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxmodules._batching import in_front
 from jaxmodules._tracing import keep_weakly
 
 
@@ -122,11 +123,7 @@ def _transpose(cotangents: Sequence[Any], *operands: Any, crossing: Crossing, **
 
 def _batch(primitive: Primitive) -> Any:
     def rule(operands: Sequence[Any], axes: Sequence[Any], *, depth: int, **params: Any) -> Any:
-        size = next(x.shape[a] for x, a in zip(operands, axes, strict=True) if a is not None)
-        front = [
-            jnp.broadcast_to(x, (size, *x.shape)) if a is None else jnp.moveaxis(x, a, 0)
-            for x, a in zip(operands, axes, strict=True)
-        ]
+        size, front = in_front(operands, axes)
         if "token" in params:
             params["token"] = (size, *params["token"])
         out = primitive.bind(*front, depth=depth + 1, **params)

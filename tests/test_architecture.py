@@ -18,7 +18,7 @@ MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__
 
 # Lowest first. A file imports from lines above its own, and from files that match the same pattern.
 LEVELS = [
-    ["_tracing", "_typing"],
+    ["_batching", "_tracing", "_typing"],
     ["_boundary", "_callable", "_device", "_files", "_mt19937", "_shapes", "_table", "_tracked"],
     ["_autocast", "_generator", "_handles"],
     ["random"],

@@ -21,6 +21,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType
 
+from jaxmodules._batching import in_front
 from jaxmodules._shapes import is_floating, known
 from jaxmodules._typing import Array, Shape
 from jaxmodules.nn.functional._cpu.kernel import kernel
@@ -226,11 +227,7 @@ def _batch(
     """Put a mapped axis into the batch, or where there are as many weights into the groups."""
     names = _OPERANDS[wanted]
     mapped = {name for name, axis in zip(names, axes, strict=True) if axis is not None}
-    size = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
-    front = [
-        jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
-        for x, axis in zip(operands, axes, strict=True)
-    ]
+    size, front = in_front(operands, axes)
     if "weight" not in mapped | {wanted}:
         weight = names.index("weight")
         left, right = (x[0] if i == weight else x.reshape(-1, *x.shape[2:]) for i, x in enumerate(front))

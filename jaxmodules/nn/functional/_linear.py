@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxmodules._batching import in_front
 from jaxmodules._typing import Array
 
 
@@ -65,11 +65,7 @@ def _transpose(cotangent: Any, operand: Any, *constants: Any, how: LinearMap, tr
 
 
 def _batch(operands: Sequence[Any], axes: Sequence[Any], **params: Any) -> Any:
-    size = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
-    front = [
-        jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
-        for x, axis in zip(operands, axes, strict=True)
-    ]
+    _, front = in_front(operands, axes)
     return linear_p.bind(*front, **params), 0
 
 

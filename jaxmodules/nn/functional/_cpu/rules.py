@@ -111,7 +111,7 @@ CONVOLUTION: dict[Wanted, tuple[Rule, ...]] = {
                 and c.batch * math.prod(c.out) >= 1300
                 and (c.inputs * c.outputs >= 65536 or _row(c) < 5e6)
             ),
-            "with many channels, what the transformations of pixels and kernels cost is less than the products they save",
+            "with many channels, the transformations of pixels and kernels cost less than the products they save",
             "on one core, 3x3, 8x256x28x28: 34 -> 23 (30); 8x512x14x14: 35 -> 26 (30); 16x128x28x28: 17 -> 13.6 (14.6);"
             " too few pixels for the kernels, 16x512x7x7: 29 -> 29 (19)",
         ),
