@@ -109,9 +109,16 @@ def output_by_winograd(input: Array, weight: Array, case: Case) -> Array:
     taps = weight.transpose(2, 3, 1, 0)
     kernels = _both(_spread_kernel, [[taps[i, j] for j in range(3)] for i in range(3)])  # 4 x 4 of (I, O)
 
-    def fill(index: Array, output: Array) -> Array:
-        sample, row = index // blocks * samples, index % blocks * rows
-        x = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(pairs, sample, samples), row, rows + 1, axis=1)
+    def place(index: Array | int, part: Array, output: Array) -> Array:
+        at = (index // blocks * samples, index % blocks * rows * 2, 0, 0)
+        return lax.dynamic_update_slice(output, part.reshape(samples, 2 * rows, 2 * wide, case.outputs), at)
+
+    def step(index: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        before, output = state
+        # each part is put in place one step late: fused with that, its computation would run on one core
+        output = place(jnp.maximum(index - 1, 0), before, output)
+        x = lax.dynamic_slice_in_dim(pairs, index // blocks * samples, samples)
+        x = lax.dynamic_slice_in_dim(x, index % blocks * rows, rows + 1, axis=1)
         patch = [
             [x[:, i // 2 : i // 2 + rows, i % 2, j // 2 : j // 2 + wide, j % 2] for j in range(4)] for i in range(4)
         ]
@@ -119,12 +126,12 @@ def output_by_winograd(input: Array, weight: Array, case: Case) -> Array:
             [lax.dot_general(v, u, (((3,), (0,)), ((), ()))) for v, u in zip(*pair, strict=True)]
             for pair in zip(_both(_spread_input, patch), kernels, strict=True)
         ]
-        y = jnp.stack([jnp.stack(line, 3) for line in _both(_gather_output, products)], 2)
-        y = y.reshape(samples, 2 * rows, 2 * wide, case.outputs)
-        return lax.dynamic_update_slice(output, y, (sample, 2 * row, 0, 0))
+        return jnp.stack([jnp.stack(line, 3) for line in _both(_gather_output, products)], 2), output
 
+    count = case.batch // samples * blocks
+    part = jnp.zeros((samples, rows, 2, wide, 2, case.outputs), input.dtype)
     output = jnp.zeros((case.batch, 2 * tall, 2 * wide, case.outputs), input.dtype)
-    output = lax.fori_loop(0, case.batch // samples * blocks, fill, output)
+    output = place(count - 1, *lax.fori_loop(0, count, step, (part, output)))
     return output[:, : case.out[0], : case.out[1]].transpose(0, 3, 1, 2)
 
 

@@ -109,7 +109,7 @@ CONVOLUTION: dict[Wanted, tuple[Rule, ...]] = {
                 _winograd(c)
                 and min(c.inputs, c.outputs) >= 128
                 and c.batch * math.prod(c.out) >= 1300
-                and (c.inputs * c.outputs >= 65536 or _row(c) < 5e6)
+                and (c.inputs * c.outputs >= 65536 or _row(c) < 3e6)
             ),
             "with many channels, the transformations of pixels and kernels cost less than the products they save",
             "on one core, 3x3, 8x256x28x28: 34 -> 23 (30); 8x512x14x14: 35 -> 26 (30); 16x128x28x28: 17 -> 13.6 (14.6);"
@@ -121,7 +121,7 @@ CONVOLUTION: dict[Wanted, tuple[Rule, ...]] = {
                 len(c.kernel) == 2
                 and max(c.stride) == 1
                 and c.outputs * _terms(c) >= 32768
-                and _row(c) < 5e6 < 1e7 < c.batch * _row(c)
+                and _row(c) < 3e6 < 1e7 < c.batch * _row(c)
             ),
             "XLA's convolution of images shares the pixels of one row among the cores, and short rows not at all",
             "3x3, 32x64x32x32 to 64: 12.8 -> 8.2 (5.9), of which 5.0 on each core are the convolution",
