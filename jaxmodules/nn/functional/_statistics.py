@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmodules._typing import Array, Shape
+from jaxmodules.nn.functional._cpu.rules import NORMALISATION, choose
 
 Names = tuple[str, ...]
 _Triple = tuple[Array, Array, Array]
@@ -41,6 +42,48 @@ def _standardize_jvp(axes: Shape, eps: float, axis_names: Names, primals: _Tripl
     centred = values - lax.optimization_barrier(mean)
     moved_output = factor * moved + centred * turned + (moved_shift - factor * moved_mean)
     return (output, mean, var), (moved_output, moved_mean, 2 * covariance)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def standardize_last(values: Array, scale: Array, shift: Array, eps: float) -> Array:
+    """Return the values normalised over the last axis, scaled and shifted by one number for each of its places."""
+    centred = values - values.mean(-1, keepdims=True)
+    inverse = lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
+    return centred * (inverse * _last(scale, values)) + _last(shift, values)
+
+
+@standardize_last.defjvp
+def _standardize_last_jvp(eps: float, primals: _Triple, tangents: _Triple) -> Any:
+    """Move scale and shift place by place: transposed, what comes back meets the normalised values once."""
+    (values, scale, shift), (moved, moved_scale, moved_shift) = primals, tangents
+    mean = values.mean(-1, keepdims=True)
+    inverse = lax.rsqrt(jnp.square(values - mean).mean(-1, keepdims=True) + eps)
+    centred = values - lax.optimization_barrier(mean)
+    factor = inverse * _last(scale, values)
+    output = centred * factor + _last(shift, values)
+    covariance = inverse * (inverse * (centred * moved).mean(-1, keepdims=True))
+    moved_mean = inverse * moved.mean(-1, keepdims=True)
+    # the signs are those of the short operands: the long one would be written out to be negated
+    turned = _last(moved_scale, values) + _outer(-covariance, scale)
+    moved_output = factor * moved + (centred * inverse) * turned
+    return output, moved_output + (_last(moved_shift, values) + _outer(-moved_mean, scale))
+
+
+def _last(row: Array, values: Array) -> Array:
+    return row.reshape((1,) * (values.ndim - 1) + row.shape)
+
+
+def _outer(column: Array, row: Array) -> Array:
+    algorithm = choose(NORMALISATION, row.size)
+
+    def multiply(column: Array, row: Array) -> Array:
+        return column * _last(row, column)
+
+    return (
+        multiply(column, row)
+        if algorithm is None
+        else lax.platform_dependent(column, row, cpu=algorithm, default=multiply)
+    )
 
 
 def _mean(values: Array, axes: Shape, axis_names: Names) -> Array:

@@ -9,6 +9,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, TypeVar
 
@@ -218,36 +219,69 @@ class Tiles:
         def copies(operand: Array) -> Array:
             parts = []
             for start, end in self.spans:
-                parts += [self._cut(operand, start, end), self._zeros(operand, self.width - (end - start))]
+                parts += [_cut(operand, self.axis, start, end), _zeros(operand, self.axis, self.width - (end - start))]
             return lax.concatenate(parts, operand.ndim + self.axis)
 
         return kernel(copies, operand)
 
     def transpose(self, cotangent: Array) -> Array:
-        """Add up the tiles where they came from, those that do not overlap in one go."""
-        kind = accumulation_dtype(cotangent.dtype)
+        """Add up the tiles where they came from."""
 
-        def put_back(cotangent: Array) -> Array:
-            rows: list[tuple[int, list[Array]]] = []
-            for i, (start, end) in enumerate(self.spans):
-                row = next((row for row, (last, _) in enumerate(rows) if last <= start), len(rows))
-                last, parts = rows.pop(row) if row < len(rows) else (0, [])
-                tile = self._cut(cotangent, i * self.width, i * self.width + end - start)
-                rows.insert(row, (end, [*parts, self._zeros(tile, start - last), tile]))
-            whole = (
-                lax.concatenate([*parts, self._zeros(cotangent, self.length - last)], cotangent.ndim + self.axis)
-                for last, parts in rows
-            )
-            return in_pairs(operator.add, (x.astype(kind) for x in whole)).astype(cotangent.dtype)
+        def tile(cotangent: Array, index: int, size: int) -> Array:
+            return _cut(cotangent, self.axis, index * self.width, index * self.width + size)
 
-        return kernel(put_back, cotangent)
+        return kernel(partial(_put_back, self.axis, self.length, self.spans, tile), cotangent)
 
-    def _cut(self, input: Array, start: int, end: int) -> Array:
-        return lax.slice_in_dim(input, start, end, axis=self.axis)
 
-    def _zeros(self, like: Array, size: int) -> Array:
-        axis = like.ndim + self.axis
-        return jnp.zeros((*like.shape[:axis], size, *like.shape[axis + 1 :]), like.dtype)
+@dataclass(frozen=True)
+class SpanSums:
+    """The linear map that sums spans of an axis, ``(start, end)``."""
+
+    axis: int
+    length: int
+    spans: Pairs
+
+    def apply(self, operand: Array) -> Array:
+        """Sum the spans."""
+        sums = [_cut(operand, self.axis, *span).sum(self.axis, keepdims=True) for span in self.spans]
+        return lax.concatenate(sums, operand.ndim + self.axis)
+
+    def transpose(self, cotangent: Array) -> Array:
+        """Give each element the sum over the spans that it is in."""
+
+        def copies(cotangent: Array, index: int, size: int) -> Array:
+            one = _cut(cotangent, self.axis, index, index + 1)
+            shape = list(one.shape)
+            shape[self.axis] = size
+            return jnp.broadcast_to(one, shape)
+
+        return kernel(partial(_put_back, self.axis, self.length, self.spans, copies), cotangent)
+
+
+def _put_back(
+    axis: int, length: int, spans: Pairs, part: Callable[[Array, int, int], Array], cotangent: Array
+) -> Array:
+    """Add up parts, each at its span of an axis: those that do not overlap in one go."""
+    rows: list[tuple[int, list[Array]]] = []
+    for i, (start, end) in enumerate(spans):
+        row = next((row for row, (last, _) in enumerate(rows) if last <= start), len(rows))
+        last, parts = rows.pop(row) if row < len(rows) else (0, [])
+        piece = part(cotangent, i, end - start)
+        rows.insert(row, (end, [*parts, _zeros(piece, axis, start - last), piece]))
+    whole = (
+        lax.concatenate([*parts, _zeros(cotangent, axis, length - last)], cotangent.ndim + axis) for last, parts in rows
+    )
+    kind = accumulation_dtype(cotangent.dtype)
+    return in_pairs(operator.add, (x.astype(kind) for x in whole)).astype(cotangent.dtype)
+
+
+def _cut(input: Array, axis: int, start: int, end: int) -> Array:
+    return lax.slice_in_dim(input, start, end, axis=axis)
+
+
+def _zeros(like: Array, axis: int, size: int) -> Array:
+    axis += like.ndim
+    return jnp.zeros((*like.shape[:axis], size, *like.shape[axis + 1 :]), like.dtype)
 
 
 def in_pairs(combine: Callable[[T, T], T], items: Iterable[T]) -> T:

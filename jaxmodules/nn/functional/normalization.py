@@ -12,7 +12,7 @@ from jax import lax
 from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, as_array_or_none, check_floating
 from jaxmodules._typing import Array, ArrayLike, DType, Shape
-from jaxmodules.nn.functional._statistics import Names, standardize
+from jaxmodules.nn.functional._statistics import Names, standardize, standardize_last
 
 
 def batch_norm(
@@ -363,17 +363,16 @@ def _normalize_by_running(
     shape, dtype = _channels(input), accumulation_dtype(input.dtype)
     centred = input.astype(dtype) - running_mean.astype(dtype).reshape(shape)
     inverse = lax.rsqrt(running_var.astype(dtype) + eps).reshape(shape)
-    return _scale_and_shift(centred, inverse, weight, bias, shape).astype(input.dtype)
+    scale, shift = _affine(weight, bias, shape, dtype)
+    return (centred * (inverse * scale) + shift).astype(input.dtype)
 
 
 @partial(jax.jit, static_argnames=("rank", "eps"), inline=True)
 def _layer_norm(input: Array, weight: Array | None, bias: Array | None, rank: int, eps: float) -> Array:
-    values = input.astype(accumulation_dtype(input.dtype))
-    axes = tuple(range(input.ndim - rank, input.ndim))
-    centred = values - values.mean(axes, keepdims=True)
-    var = jnp.square(centred).mean(axes, keepdims=True)
-    shape = (1,) * (input.ndim - rank) + input.shape[input.ndim - rank :]
-    return _scale_and_shift(centred, lax.rsqrt(var + eps), weight, bias, shape).astype(input.dtype)
+    lead, size = input.shape[: input.ndim - rank], math.prod(input.shape[input.ndim - rank :])
+    values = input.astype(accumulation_dtype(input.dtype)).reshape(*lead, size)
+    scale, shift = _affine(weight, bias, (size,), values.dtype)
+    return standardize_last(values, scale, shift, eps).reshape(input.shape).astype(input.dtype)
 
 
 @partial(jax.jit, static_argnames=("rank", "eps"), inline=True)
@@ -438,11 +437,6 @@ def _affine(weight: Array | None, bias: Array | None, shape: Shape, dtype: DType
     """Return scale and shift in the shape that meets the values."""
     scale = jnp.ones(shape, dtype) if weight is None else weight.astype(dtype).reshape(shape)
     return scale, jnp.zeros(shape, dtype) if bias is None else bias.astype(dtype).reshape(shape)
-
-
-def _scale_and_shift(centred: Array, inverse: Array, weight: Array | None, bias: Array | None, shape: Shape) -> Array:
-    output = centred * (inverse if weight is None else inverse * weight.astype(centred.dtype).reshape(shape))
-    return output if bias is None else output + bias.astype(centred.dtype).reshape(shape)
 
 
 def _moving_average(momentum: Array, running: Array, new: Array) -> Array:

@@ -22,7 +22,7 @@ from jaxmodules.nn.functional._pooling import (
     typed_adaptive_max_pool,
     window_sums,
 )
-from jaxmodules.nn.functional._windows import Tiles, Window, lowest
+from jaxmodules.nn.functional._windows import Pairs, SpanSums, Tiles, Window, lowest
 
 
 def adaptive_avg_pool1d(input: ArrayLike, output_size: int | tuple[int]) -> Array:
@@ -245,8 +245,12 @@ def _avg(input: Array, sizes: Shape) -> Array:
     whole = [axis for axis, size in enumerate(sizes, lead) if size == 1]
     input = input.mean(whole, keepdims=True) if whole else input
     axes = [_Axis.of(size, length) for size, length in zip(sizes, input.shape[lead:], strict=True)]
-    window, input = _window(axes, input, is_sum=True)
     counts = reduce(np.multiply.outer, [axis.ends - axis.starts for axis in axes])
+    for i, axis in enumerate(axes):
+        if axis.window is None:
+            input = linear(SpanSums(i - len(axes), input.shape[lead + i], axis.spans), input)
+            axes[i] = _Axis.of(sizes[i], sizes[i])
+    window, input = _window(axes, input, is_sum=True)
     counts = counts.flat[0] if counts.size and (counts == counts.flat[0]).all() else counts
     total = window_sums(input, window) if window.kernel != (1,) * len(axes) else input
     return (total / jnp.broadcast_to(counts.astype(total.dtype), total.shape)).astype(dtype)
@@ -277,6 +281,11 @@ class _Axis(NamedTuple):
     starts: np.ndarray
     ends: np.ndarray
     window: tuple[int, int, tuple[int, int]] | None
+
+    @property
+    def spans(self) -> Pairs:
+        """Return start and end of every window."""
+        return tuple((int(start), int(end)) for start, end in zip(self.starts, self.ends, strict=True))
 
     @classmethod
     def of(cls, size: int, length: int) -> Self:
@@ -313,8 +322,7 @@ def _window(axes: list[_Axis], input: Array, is_sum: bool) -> tuple[Window, Arra
     for place, (axis, width) in enumerate(zip(axes, widths, strict=True), -rank):
         length = input.shape[place]
         if axis.starts.size * width != length:
-            spans = tuple((int(start), int(end)) for start, end in zip(axis.starts, axis.ends, strict=True))
-            input = linear(Tiles(place, length, width, spans), input)
+            input = linear(Tiles(place, length, width, axis.spans), input)
             inside = axis.starts[:, None] + np.arange(width) < axis.ends[:, None]
             if not (is_sum or inside.all()):
                 inside = inside.reshape([1] * (input.ndim + place) + [-1] + [1] * (-place - 1))

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from jaxmodules.nn.functional._convolution import Case, Wanted
 from jaxmodules.nn.functional._cpu import convolution, dense, pooling
+from jaxmodules.nn.functional._cpu.normalization import outer_by_dot
 
 
 class Rule(NamedTuple):
@@ -260,5 +261,14 @@ SUM_POOLING = (
         when=lambda window: sum(window.kernel) <= 64,
         reason="as many slices as the window is long along all axes, instead of their product",
         measured="16x32x56x56, 5x5/1: 4.8 -> 0.6 (8.2), with its gradient 15.1 -> 2.4 (15.2)",
+
+
+# A case is the number of values that a sample is normalised over.
+NORMALISATION = (
+    Rule(
+        outer_by_dot,
+        when=lambda size: size > 1,
+        reason="a product with a vector reads the values once; as a sum of products they are written out before",
+        measured="layer norm with gradients, 32x64x768: 1.7 -> 0.7 (0.5); 16x196x384: 0.76 -> 0.5 (0.4)",
     ),
 )
