@@ -246,11 +246,12 @@ def _avg(input: Array, sizes: Shape) -> Array:
     input = input.mean(whole, keepdims=True) if whole else input
     axes = [_Axis.of(size, length) for size, length in zip(sizes, input.shape[lead:], strict=True)]
     counts = reduce(np.multiply.outer, [axis.ends - axis.starts for axis in axes])
-    for i, axis in enumerate(axes):
-        if axis.window is None:
-            input = linear(SpanSums(i - len(axes), input.shape[lead + i], axis.spans), input)
-            axes[i] = _Axis.of(sizes[i], sizes[i])
-    window, input = _window(axes, input, is_sum=True)
+    if _small(axes, input.shape[lead:]) is None:
+        for i, axis in enumerate(axes):
+            if axis.starts.size * axis.width != input.shape[lead + i]:
+                input = linear(SpanSums(i - len(axes), input.shape[lead + i], axis.spans), input)
+                axes[i] = _Axis.of(sizes[i], sizes[i])
+    window, input = _window(axes, input)
     counts = counts.flat[0] if counts.size and (counts == counts.flat[0]).all() else counts
     total = window_sums(input, window) if window.kernel != (1,) * len(axes) else input
     return (total / jnp.broadcast_to(counts.astype(total.dtype), total.shape)).astype(dtype)
@@ -263,7 +264,7 @@ def _max(input: Array, sizes: Shape, return_indices: bool) -> tuple[Array, Array
         shape = (*lead, *sizes)
         return jnp.zeros(shape, input.dtype), jnp.zeros(shape, jax.dtypes.canonicalize_dtype(np.int64))
     axes = [_Axis.of(size, length) for size, length in zip(sizes, plane, strict=True)]
-    window, input = _window(axes, input, is_sum=False)
+    window, input = _window(axes, input)
     if not return_indices:
         return largest(input, window), None
     coordinates = largest_coordinates(input, window)
@@ -281,6 +282,11 @@ class _Axis(NamedTuple):
     starts: np.ndarray
     ends: np.ndarray
     window: tuple[int, int, tuple[int, int]] | None
+
+    @property
+    def width(self) -> int:
+        """Return the size of the largest window."""
+        return int(np.max(self.ends - self.starts))
 
     @property
     def spans(self) -> Pairs:
@@ -309,23 +315,29 @@ class _Axis(NamedTuple):
         return cls(starts, ends, (width, step, (before, after)) if is_regular else None)
 
 
-def _window(axes: list[_Axis], input: Array, is_sum: bool) -> tuple[Window, Array]:
-    """Return windows of one size; where those of the input are not, its elements are laid out to be tiles of one."""
-    rank = len(axes)
+def _small(axes: list[_Axis], plane: Shape) -> Window | None:
+    """Return the windows of an input if they are alike, and few elements each or side by side."""
     regular = [axis.window for axis in axes if axis.window is not None]
-    if len(regular) == rank:
-        kernel, stride, pairs = zip(*regular, strict=True)
-        window = Window(kernel, stride, pairs, (1,) * rank, input.shape[-rank:])
-        if is_small(window):
-            return window, input
-    widths = [int(np.max(axis.ends - axis.starts)) for axis in axes]
-    for place, (axis, width) in enumerate(zip(axes, widths, strict=True), -rank):
-        length = input.shape[place]
+    if len(regular) < len(axes):
+        return None
+    kernel, stride, pairs = zip(*regular, strict=True)
+    window = Window(kernel, stride, pairs, (1,) * len(axes), plane)
+    return window if is_small(window) else None
+
+
+def _window(axes: list[_Axis], input: Array) -> tuple[Window, Array]:
+    """Return windows of one size; where those of the input are not small, its elements are laid out to be tiles."""
+    rank = len(axes)
+    window = _small(axes, input.shape[-rank:])
+    if window is not None:
+        return window, input
+    for place, axis in enumerate(axes, -rank):
+        length, width = input.shape[place], axis.width
         if axis.starts.size * width != length:
             input = linear(Tiles(place, length, width, axis.spans), input)
             inside = axis.starts[:, None] + np.arange(width) < axis.ends[:, None]
-            if not (is_sum or inside.all()):
+            if not inside.all():
                 inside = inside.reshape([1] * (input.ndim + place) + [-1] + [1] * (-place - 1))
                 input = jnp.where(inside, input, lowest(input.dtype))
-    tile = tuple(widths)
+    tile = tuple(axis.width for axis in axes)
     return Window(tile, tile, ((0, 0),) * rank, (1,) * rank, input.shape[-rank:]), input
