@@ -12,6 +12,7 @@ from jaxmodules.nn.functional._cpu.rules import NORMALISATION, choose
 
 Names = tuple[str, ...]
 _Triple = tuple[Array, Array, Array]
+_LONG = 256
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
@@ -47,9 +48,11 @@ def _standardize_jvp(axes: Shape, eps: float, axis_names: Names, primals: _Tripl
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def standardize_last(values: Array, scale: Array, shift: Array, eps: float) -> Array:
     """Return the values normalised over the last axis, scaled and shifted by one number for each of its places."""
-    centred = values - values.mean(-1, keepdims=True)
-    inverse = lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
-    return centred * (inverse * _last(scale, values)) + _last(shift, values)
+    mean = values.mean(-1, keepdims=True)
+    inverse = lax.rsqrt(jnp.square(values - mean).mean(-1, keepdims=True) + eps)
+    # short rows are one kernel, statistics and all; long ones are read again rather than written out centred
+    mean = lax.optimization_barrier(mean) if values.shape[-1] >= _LONG else mean
+    return (values - mean) * (inverse * _last(scale, values)) + _last(shift, values)
 
 
 @standardize_last.defjvp
