@@ -72,7 +72,7 @@ def applies(function: Callable[..., Any], case: Case) -> bool:
         return case.kernel == (3, 3) and max(case.stride) == max(case.dilation) == 1
     meant = {
         "output_by_planes": rank == 3, "weight_by_planes": rank == 3, "output_by_wide_rows": rank == 2,
-        "weight_by_samples": max(case.kernel) == 1, "input_by_output": max(case.stride) == 1,
+        "input_by_output": max(case.stride) == 1,
     }  # fmt: skip
     return meant.get(function.__name__, True)
 

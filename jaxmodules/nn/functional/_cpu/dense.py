@@ -23,19 +23,6 @@ _PIXELS = 1024  # of one block: a matrix product of full speed whose columns sta
 _TILES = 256  # of one block, whose 16 products stay in the cache
 
 
-def weight_by_samples(input: Array, cotangent: Array, case: Case) -> Array:
-    """Differentiate a convolution by its kernel of one element: one product per sample, all in one kernel, and a sum.
-
-    Shape:
-        ``(N, I, *spatial), (N, O, *out) -> (O, I, *kernel)``
-    """
-    (pixels,) = _phases(input, case, case.out).values()
-    x = pixels.reshape(*pixels.shape[:2], -1)
-    y = cotangent.reshape(*cotangent.shape[:2], -1)
-    products = lax.dot_general(y, x, (((2,), (2,)), ((0,), (0,))))  # (N, O, I)
-    return products.sum(0).reshape(case.outputs, case.inputs, *case.kernel)
-
-
 def weight_by_columns(input: Array, cotangent: Array, case: Case) -> Array:
     """Differentiate a convolution by its weight: a loop over blocks of pixels, each one product with its columns.
 
