@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     if args.quick:
         firsts = {case.family: case for case in reversed(cases)}
         return run([case for case in cases if case is firsts[case.family]], args.out, rounds=1, seconds=0.0)
-    return run(cases, args.out, rounds=7, seconds=0.01)
+    return run(cases, args.out, rounds=5, seconds=0.01)
 
 
 if __name__ == "__main__":
