@@ -24,7 +24,6 @@ from jax.sharding import AxisType
 from jaxmodules._batching import in_front
 from jaxmodules._shapes import is_floating, known
 from jaxmodules._typing import Array, Shape
-from jaxmodules.nn.functional._cpu.kernel import kernel
 
 Pairs = tuple[tuple[int, int], ...]
 Wanted = Literal["output", "input", "weight"]
@@ -179,7 +178,7 @@ def register(choose: Callable[[Wanted, Case], Callable[..., Array] | None]) -> N
             return by_primitive(wanted, left, right, case, precision)
         wide = jnp.promote_types(left.dtype, jnp.float32)
         with jax.default_matmul_precision(precision):
-            return kernel(partial(algorithm, case=case), left.astype(wide), right.astype(wide)).astype(left.dtype)
+            return algorithm(left.astype(wide), right.astype(wide), case).astype(left.dtype)
 
     mlir.register_lowering(convolution_p, mlir.lower_fun(lower, multiple_results=False), platform="cpu")
 

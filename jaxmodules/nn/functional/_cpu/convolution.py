@@ -22,18 +22,21 @@ _BLOCK = 2**20  # elements
 
 def output_by_shifts(input: Array, weight: Array, case: Case) -> Array:
     """Add up shifted inputs, each times one element of the kernels: one loop that reads and writes memory once."""
-    rank = len(case.kernel)
-    grouped = (case.batch, case.groups, case.inputs, *(1,) * rank)
-    kernels = weight.reshape(1, case.groups, case.outputs, case.inputs, *case.kernel, *(1,) * rank)
-    total = None
-    for place, part in _shifted(input, case):
-        part = part.reshape(*grouped[:3], *case.out)
-        for channel in range(case.inputs):
-            index = (slice(None), slice(None), slice(None), channel, *place)
-            term = part[:, :, channel, None] * kernels[index]
-            total = term if total is None else total + term
-    assert total is not None
-    return total.reshape(case.shapes["output"])
+
+    def add_up(input: Array, weight: Array) -> Array:
+        kernels = _for_channels(weight, case)
+        total = None
+        for place, part in _shifted(input, case):
+            part = part.reshape(case.batch, case.groups, case.inputs, *case.out)
+            for channel in range(case.inputs):
+                term = (
+                    part[:, :, channel, None] * kernels[(slice(None), slice(None), slice(None), channel, ..., *place)]
+                )
+                total = term if total is None else total + term
+        assert total is not None
+        return total.reshape(case.shapes["output"])
+
+    return kernel(add_up, input, weight)
 
 
 def output_by_columns(input: Array, weight: Array, case: Case) -> Array:
@@ -65,17 +68,22 @@ def input_by_output(output: Array, weight: Array, case: Case) -> Array:
 
 def input_by_shifts(output: Array, weight: Array, case: Case) -> Array:
     """Add up shifted outputs, each times one element of the kernels, for every phase of the stride."""
-    kernels = weight.reshape(1, case.groups, case.outputs, case.inputs, *case.kernel, *(1,) * len(case.kernel))
-    counts, parts = _counts(case), {}
-    for phase, terms in _scattered(output, case):
-        total = jnp.zeros((case.batch, case.groups, case.inputs, *counts), output.dtype)
-        for place, part in terms:
-            part = part.reshape(case.batch, case.groups, case.outputs, *counts)
-            for channel in range(case.outputs):
-                index = (slice(None), slice(None), channel, slice(None), *place)
-                total = total + part[:, :, channel, None] * kernels[index]
-        parts[phase] = total.reshape(case.batch, -1, *counts)
-    return _interleaved(parts, case)
+    counts = _counts(case)
+
+    def add_up(output: Array, weight: Array) -> Array:
+        kernels, parts = _for_channels(weight, case), {}
+        for phase, terms in _scattered(output, case):
+            total = jnp.zeros((case.batch, case.groups, case.inputs, *counts), output.dtype)
+            for place, part in terms:
+                part = part.reshape(case.batch, case.groups, case.outputs, *counts)
+                for channel in range(case.outputs):
+                    total = (
+                        total + part[:, :, channel, None] * kernels[(*[slice(None)] * 2, channel, ..., *place)]
+                    )
+            parts[phase] = total.reshape(case.batch, -1, *counts)
+        return _interleaved(parts, case)
+
+    return kernel(add_up, output, weight)
 
 
 def input_by_columns(output: Array, weight: Array, case: Case) -> Array:
@@ -121,16 +129,17 @@ def input_by_phases(output: Array, weight: Array, case: Case) -> Array:
 
 def weight_by_shifts(input: Array, output: Array, case: Case) -> Array:
     """Sum products of shifted inputs and the output, for all elements of the kernels in one loop."""
-    rank = len(case.kernel)
-    output = output.reshape(case.batch, case.groups, case.outputs, 1, *case.out)
-    terms = []
-    for _, part in _shifted(input, case):
-        terms.append(part.reshape(case.batch, case.groups, 1, case.inputs, *case.out) * output)
-    axes = tuple(range(4, 4 + rank))
-    zeros = (np.zeros((), output.dtype),) * len(terms)
-    # one sum over the pixels of each sample, then one over samples: shorter sums, which also round less
-    sums = lax.reduce(tuple(terms), zeros, lambda x, y: tuple(map(lax.add, x, y)), axes)
-    return jnp.stack([part.sum(0) for part in sums], -1).reshape(case.shapes["weight"])
+
+    def add_up(input: Array, output: Array) -> Array:
+        output = output.reshape(case.batch, case.groups, case.outputs, 1, *case.out)
+        parts = (part.reshape(case.batch, case.groups, 1, case.inputs, *case.out) for _, part in _shifted(input, case))
+        terms = tuple(part * output for part in parts)
+        zeros, axes = (np.zeros((), output.dtype),) * len(terms), range(4, output.ndim)
+        # one sum over the pixels of each sample, then one over samples: shorter sums, which also round less
+        sums = lax.reduce(terms, zeros, lambda x, y: tuple(map(lax.add, x, y)), axes)
+        return jnp.stack([part.sum(0) for part in sums], -1).reshape(case.shapes["weight"])
+
+    return kernel(add_up, input, output)
 
 
 def weight_by_columns(input: Array, output: Array, case: Case) -> Array:
@@ -186,6 +195,12 @@ def _by_groups(wanted: Wanted, left: Array, right: Array, case: Case) -> Array:
     parts = (jnp.split(x, case.groups, axis) for x, axis in zip((left, right), axes, strict=True))
     alone = case._replace(groups=1)
     return jnp.concatenate([compute(wanted, a, b, alone) for a, b in zip(*parts, strict=True)], int(wanted != "weight"))
+
+
+def _for_channels(weight: Array, case: Case) -> Array:
+    """Lay kernels out to meet channels, with the kernel's axes last: ``(1, G, O, I, *1, *kernel)``."""
+    rank = len(case.kernel)
+    return weight.reshape(1, case.groups, case.outputs, case.inputs, *(1,) * rank, *case.kernel)
 
 
 def _for_each(kernels: Array, samples: Array) -> Array:
