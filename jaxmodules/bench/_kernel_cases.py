@@ -138,6 +138,7 @@ CASES = (
     _conv("depthwise", "1d", (8, 128, 512), 128, 7, padding=3, groups=128),
     _conv("depthwise", "3d", (2, 32, 16, 16, 16), 32, 3, padding=1, groups=32),
     _conv("grouped", "ResNeXt", (8, 128, 28, 28), 128, 3, padding=1, groups=32),
+    _conv("grouped", "ResNeXt, wide", (8, 512, 14, 14), 512, 3, padding=1, groups=32),
     _conv("grouped", "AlexNet 2, two towers", (8, 96, 27, 27), 256, 5, padding=2, groups=2),
     _conv("dilated", "DeepLab", (4, 128, 28, 28), 128, 3, padding=2, dilation=2),
     _conv("dilated", "WaveNet 4", (8, 32, 4096), 32, 2, dilation=4),

@@ -193,7 +193,8 @@ def test_open_sizes_of_images_take_the_primitive() -> None:
 
 
 def test_rules_name_their_measures() -> None:
-    for rule in itertools.chain(*rules.CONVOLUTION.values()):
+    tables = [*rules.CONVOLUTION.values(), rules.MAX_POOLING, rules.SUM_POOLING, rules.NORMALISATION]
+    for rule in itertools.chain(*tables):
         assert rule.reason and rule.measured, rule
 
 

@@ -61,9 +61,13 @@ def output_by_planes(input: Array, weight: Array, case: Case) -> Array:
 
 def input_by_output(output: Array, weight: Array, case: Case) -> Array:
     """Convolve with the mirrored kernels, as at stride 1 the gradient is."""
+    return compute("output", output, mirrored(weight, case.groups), mirrored_case(case))
+
+
+def mirrored_case(case: Case) -> Case:
+    """Return the convolution that the gradient by the input is at stride 1."""
     before = tuple(low for low, _ in case.outer)
-    mirror = case._replace(before=before, inputs=case.outputs, outputs=case.inputs, sizes=case.out, out=case.sizes)
-    return compute("output", output, mirrored(weight, case.groups), mirror)
+    return case._replace(before=before, inputs=case.outputs, outputs=case.inputs, sizes=case.out, out=case.sizes)
 
 
 def input_by_shifts(output: Array, weight: Array, case: Case) -> Array:
@@ -77,9 +81,7 @@ def input_by_shifts(output: Array, weight: Array, case: Case) -> Array:
             for place, part in terms:
                 part = part.reshape(case.batch, case.groups, case.outputs, *counts)
                 for channel in range(case.outputs):
-                    total = (
-                        total + part[:, :, channel, None] * kernels[(*[slice(None)] * 2, channel, ..., *place)]
-                    )
+                    total = total + part[:, :, channel, None] * kernels[(*[slice(None)] * 2, channel, ..., *place)]
             parts[phase] = total.reshape(case.batch, -1, *counts)
         return _interleaved(parts, case)
 
@@ -99,32 +101,6 @@ def input_by_columns(output: Array, weight: Array, case: Case) -> Array:
         return _folded(columns.reshape(len(part), -1, *case.kernel, *case.out), case)
 
     return _in_blocks(multiply, output, case)
-
-
-def input_by_phases(output: Array, weight: Array, case: Case) -> Array:
-    """Convolve once at stride 1, with the kernels of all phases of the stride as so many channels."""
-    met = _met(case)
-    lows = [min((start for hits in axis for _, start in hits), default=0) for axis in met]
-    highs = [max((start for hits in axis for _, start in hits), default=0) for axis in met]
-    kernels = []
-    for hits in itertools.product(*met):
-        part = weight
-        for axis, (places, low, high) in enumerate(zip(hits, lows, highs, strict=True), 2):
-            part = _spread_out(part, axis, dict(places), low, high)
-        kernels.append(part)
-    widths = tuple(high - low + 1 for low, high in zip(lows, highs, strict=True))
-    phases, ones = len(kernels), (1,) * len(widths)
-    # (G, O, phases, I, *widths) -> (G * phases * I, O, *widths)
-    stacked = jnp.stack([part.reshape(case.groups, case.outputs, case.inputs, *widths) for part in kernels], 2)
-    dense = Case(
-        ones, tuple(-low for low in lows), ones, case.groups, case.batch, case.outputs, phases * case.inputs,
-        sizes=case.out, kernel=widths, out=_counts(case),
-    )  # fmt: skip
-    stacked = stacked.reshape(case.groups, case.outputs, -1, *widths).swapaxes(1, 2).reshape(dense.shapes["weight"])
-    result = compute("output", output, stacked, dense)
-    result = result.reshape(case.batch, case.groups, phases, case.inputs, *dense.out)
-    order = itertools.product(*map(range, case.stride))
-    return _interleaved({p: result[:, :, n].reshape(case.batch, -1, *dense.out) for n, p in enumerate(order)}, case)
 
 
 def weight_by_shifts(input: Array, output: Array, case: Case) -> Array:
@@ -308,21 +284,6 @@ def _scattered(output: Array, case: Case) -> Iterator[tuple[Shape, list[tuple[Sh
             firsts = [start + before for (_, start), (before, _) in zip(hits, pads, strict=True)]
             terms.append((tuple(place for place, _ in hits), _cut(padded, firsts, counts, (1,) * len(counts))))
         yield phase, terms
-
-
-def _spread_out(weight: Array, axis: int, places: dict[int, int], low: int, high: int) -> Array:
-    """Put places of a kernel where the phase meets them from ``low`` to ``high``, last place first, zeros between."""
-    if not places:
-        shape = list(weight.shape)
-        shape[axis] = high - low + 1
-        return jnp.zeros(shape, weight.dtype)
-    chosen, (first, *_), last = list(places), places.values(), min(places.values())
-    gap = places[chosen[0]] - places[chosen[1]] if len(chosen) > 1 else 1
-    step = chosen[1] - chosen[0] if len(chosen) > 1 else 1
-    part = lax.rev(lax.slice_in_dim(weight, chosen[0], chosen[-1] + 1, step, axis), (axis,))
-    pads = [(0, 0, 0)] * weight.ndim
-    pads[axis] = (last - low, high - first, gap - 1)
-    return lax.pad(part, np.zeros((), weight.dtype), pads)
 
 
 def _interleaved(parts: dict[Shape, Array], case: Case) -> Array:

@@ -60,74 +60,80 @@ def _thin_groups(case: Case) -> bool:
     return case.groups > 1 and case.inputs * case.outputs <= 16 and _terms(case) <= 75
 
 
-CONVOLUTION: dict[Wanted, tuple[Rule, ...]] = {
-    "output": (
-        Rule(
-            convolution.output_by_shifts,
-            _thin_groups,
-            "XLA loops over single elements; shifted sums stream through memory once",
-            "depthwise 3x3, 16x64x28x28: 16.7 -> 0.33 (0.21)",
-        ),
-        Rule(
-            convolution.output_by_groups,
-            lambda c: 1 < c.groups <= 8,
-            "XLA loops over single elements, and has a fast convolution for each group",
-            "5x5 in 2 groups, 8x96x27x27 to 256: 51.7 -> 10.2 (7.5)",
-        ),
-        Rule(
-            convolution.output_by_columns,
-            lambda c: c.groups > 8,
-            "XLA loops over single elements",
-            "",
-        ),
-        Rule(
-            convolution.output_by_planes,
-            lambda c: len(c.kernel) == 3 and not _pointwise(c),
-            "XLA has a fast convolution of planes and none of volumes",
-            "3x3x3, 4x16x16x32x32 to 32: 38.8 -> 11 (4.3)",
-        ),
-        Rule(
-            convolution.output_by_shifts,
-            lambda c: _terms(c) * c.outputs <= 512,
-            "a matrix product so small costs less than to lay out its operands",
-            "5x5, 64x1x28x28 to 6: 1.2 -> 0.33 (0.18)",
-        ),
-        Rule(
-            convolution.output_by_columns,
-            lambda c: _pointwise(c),
-            "a 1x1 convolution is a matrix product, and without the transpositions that XLA puts around it",
-            "1x1, 16x256x28x28 to 64: 3.4 -> 2.1 (1.5)",
-        ),
-        Rule(
-            convolution.output_by_columns,
-            lambda c: c.inputs <= 8 and _terms(c) <= 150 and (max(c.stride) <= 2 or c.stride == c.kernel),
-            "few channels make small columns, and XLA's convolution wants many; long steps make slow slices",
-            "3x3, step 2, 16x3x96x96 to 32: 2.2 -> 0.48 (0.25)",
-        ),
-        Rule(
-            dense.output_by_winograd,
-            lambda c: (
-                _winograd(c)
-                and min(c.inputs, c.outputs) >= 128
-                and c.batch * math.prod(c.out) >= 1300
-                and (c.inputs * c.outputs >= 65536 or _row(c) < 3e6)
-            ),
-            "with many channels, the transformations of pixels and kernels cost less than the products they save",
-            "on one core, 3x3, 8x256x28x28: 34 -> 23 (30); 8x512x14x14: 35 -> 26 (30);"
-            " too few pixels for the kernels, 16x512x7x7: 29 -> 29 (19)",
-        ),
-        Rule(
-            dense.output_by_wide_rows,
-            lambda c: (
-                len(c.kernel) == 2
-                and max(c.stride) == 1
-                and c.outputs * _terms(c) >= 32768
-                and _row(c) < 3e6 < 1e7 < c.batch * _row(c)
-            ),
-            "XLA's convolution of images shares the pixels of one row among the cores, and short rows not at all",
-            "3x3, 32x64x32x32 to 64: 12.8 -> 8.2 (5.9), of which 5.0 on each core are the convolution",
-        ),
+_OUTPUT = (
+    Rule(
+        convolution.output_by_shifts,
+        _thin_groups,
+        "XLA loops over single elements; shifted sums stream through memory once",
+        "depthwise 3x3, 16x64x28x28: 16.7 -> 0.33 (0.21)",
     ),
+    Rule(
+        convolution.output_by_groups,
+        lambda c: 1 < c.groups <= 8,
+        "XLA loops over single elements, and has a fast convolution for each group",
+        "5x5 in 2 groups, 8x96x27x27 to 256: 51.7 -> 10.2 (7.5)",
+    ),
+    Rule(
+        convolution.output_by_columns,
+        lambda c: c.groups > 8,
+        "XLA loops over single elements",
+        "3x3 in 32 groups, 8x512x14x14: 11.4 -> 3.0 (0.64)",
+    ),
+    Rule(
+        convolution.output_by_planes,
+        lambda c: len(c.kernel) == 3 and not _pointwise(c),
+        "XLA has a fast convolution of planes and none of volumes",
+        "3x3x3, 4x16x16x32x32 to 32: 38.8 -> 11 (4.3)",
+    ),
+    Rule(
+        convolution.output_by_shifts,
+        lambda c: _terms(c) * c.outputs <= 512,
+        "a matrix product so small costs less than to lay out its operands",
+        "5x5, 64x1x28x28 to 6: 1.2 -> 0.33 (0.18)",
+    ),
+    Rule(
+        convolution.output_by_columns,
+        lambda c: _pointwise(c),
+        "a 1x1 convolution is a matrix product, and without the transpositions that XLA puts around it",
+        "1x1, 16x256x28x28 to 64: 3.4 -> 2.1 (1.5)",
+    ),
+    Rule(
+        convolution.output_by_columns,
+        lambda c: (
+            c.inputs <= 8
+            and _terms(c) <= 150
+            and (max(c.stride) == 1 or math.prod(c.out) >= 1024 and (max(c.stride) == 2 or c.stride == c.kernel))
+        ),
+        "few channels make small columns, and XLA's convolution wants many; long steps make slow slices",
+        "3x3, step 2, 16x3x96x96 to 32: 2.2 -> 0.48 (0.25)",
+    ),
+    Rule(
+        dense.output_by_winograd,
+        lambda c: (
+            _winograd(c)
+            and min(c.inputs, c.outputs) >= 128
+            and c.batch * math.prod(c.out) >= 1300
+            and (c.inputs * c.outputs >= 65536 or _row(c) < 3e6)
+        ),
+        "with many channels, the transformations of pixels and kernels cost less than the products they save",
+        "on one core, 3x3, 8x256x28x28: 34 -> 23 (30); 8x512x14x14: 35 -> 26 (30);"
+        " too few pixels for the kernels, 16x512x7x7: 29 -> 29 (19)",
+    ),
+    Rule(
+        dense.output_by_wide_rows,
+        lambda c: (
+            len(c.kernel) == 2
+            and max(c.stride) == 1
+            and c.outputs * _terms(c) >= 32768
+            and _row(c) < 3e6 < 1e7 < c.batch * _row(c)
+        ),
+        "XLA's convolution of images shares the pixels of one row among the cores, and short rows not at all",
+        "3x3, 32x64x32x32 to 64: 12.8 -> 8.2 (5.9), of which 5.0 on each core are the convolution",
+    ),
+)
+
+CONVOLUTION: dict[Wanted, tuple[Rule, ...]] = {
+    "output": _OUTPUT,
     "input": (
         Rule(
             convolution.input_by_shifts,
@@ -145,23 +151,23 @@ CONVOLUTION: dict[Wanted, tuple[Rule, ...]] = {
             convolution.input_by_columns,
             lambda c: c.groups > 8,
             "as for the output",
-            "",
+            "3x3 in 32 groups, 8x512x14x14: 14.1 -> 6.1 (0.69)",
         ),
         Rule(
             convolution.input_by_columns,
-            lambda c: _pointwise(c) or c.inputs <= 8,
+            lambda c: c.inputs <= 8 or _pointwise(c) and c.outputs >= 8,
             "few channels leave little to add up after the product",
             "11x11, step 4, 8x3x224x224 to 64: 25.9 -> 6.9 (14.9)",
         ),
         Rule(
             convolution.input_by_columns,
-            lambda c: max(c.stride) > 1,
-            "XLA inserts zeros and multiplies by them",
-            "3x3x3, step 2, 4x32x16x16x16 to 64: 144 -> 2.6 (0.87)",
+            lambda c: max(c.stride) > 1 and (len(c.kernel) == 3 or c.stride == c.kernel),
+            "XLA inserts zeros and multiplies by them; side by side, windows have nothing to add up",
+            "3x3x3, step 2, 4x32x16x16x16 to 64: 150 -> 1.1 (0.87); 2x2, step 2, 4x64x64x64 to 32: 2.9 -> 2.2 (2.2)",
         ),
         Rule(
             convolution.input_by_output,
-            lambda c: True,
+            lambda c: max(c.stride) == 1 and choose(_OUTPUT, convolution.mirrored_case(c)) is not None,
             "it is the convolution with mirrored kernels, whose rules are above",
             "3x3x3, 4x16x16x32x32 to 32: 67.7 -> 11 (4.5)",
         ),
@@ -183,7 +189,7 @@ CONVOLUTION: dict[Wanted, tuple[Rule, ...]] = {
             convolution.weight_by_columns,
             lambda c: c.groups > 8,
             "XLA loops over single elements",
-            "",
+            "3x3 in 32 groups, 8x512x14x14: 1370 -> 17 (0.74)",
         ),
         Rule(
             convolution.weight_by_planes,
@@ -193,7 +199,7 @@ CONVOLUTION: dict[Wanted, tuple[Rule, ...]] = {
         ),
         Rule(
             convolution.weight_by_columns,
-            _pointwise,
+            lambda c: _pointwise(c) and c.outputs >= 8,
             "a 1x1 convolution is a matrix product",
             "1x1, 16x256x28x28 to 64: 5.0 -> 1.5 (1.3)",
         ),
@@ -213,6 +219,7 @@ CONVOLUTION: dict[Wanted, tuple[Rule, ...]] = {
             dense.weight_by_columns,
             lambda c: (
                 len(c.kernel) == 2
+                and math.prod(c.kernel) <= 9
                 and _terms(c) <= 2500
                 and min(c.inputs, c.outputs) >= 32
                 and c.inputs * c.outputs >= 4096
