@@ -11,6 +11,7 @@ import pytest
 from jax import lax
 
 from jaxmodules.nn import functional as F
+from jaxmodules.nn.functional import _convolution
 from jaxmodules.nn.functional._convolution import Case, by_primitive, compute
 from jaxmodules.nn.functional._cpu import convolution, dense, rules
 
@@ -104,6 +105,22 @@ def test_algorithm_equals_the_primitive(face: Any, algorithm: Callable[..., Any]
     arrays = ordered(face, operands(case, face))
     ours, expected = jax.jit(lambda a, b: (algorithm(a, b, case), by_primitive(face, a, b, case)))(*arrays)
     assert_close(ours, expected)
+
+
+def open_batch(case: Case) -> Case:
+    return case._replace(batch=jax.export.symbolic_shape("batch")[0])
+
+
+@pytest.mark.parametrize("name", ["1d, strided and dilated", "3x3", "patches", "depthwise", "groups", "3d"])
+@pytest.mark.parametrize("face, algorithm", ALGORITHMS, ids=lambda value: getattr(value, "__name__", None))
+def test_algorithm_takes_an_open_batch(face: Any, algorithm: Callable[..., Any], name: str) -> None:
+    if not applies(algorithm, CASES[name]):
+        pytest.skip("meant for others")
+    opened, arrays = open_batch(CASES[name]), ordered(face, operands(CASES[name], face))
+    shapes = [opened.shapes[n] for n in _convolution.OPERANDS[face]]
+    specs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    program = jax.export.export(jax.jit(lambda a, b: algorithm(a, b, opened)))(*specs)
+    assert_close(program.call(*arrays), by_primitive(face, *arrays, CASES[name]))
 
 
 CHOSEN = {

@@ -28,7 +28,7 @@ from jaxmodules._typing import Array, Shape
 Pairs = tuple[tuple[int, int], ...]
 Wanted = Literal["output", "input", "weight"]
 
-_OPERANDS: dict[Wanted, tuple[Wanted, Wanted]] = {
+OPERANDS: dict[Wanted, tuple[Wanted, Wanted]] = {
     "output": ("input", "weight"),
     "input": ("output", "weight"),
     "weight": ("input", "output"),
@@ -120,7 +120,7 @@ def compute(wanted: Wanted, left: Array, right: Array, case: Case) -> Array:
 
 def case_of(wanted: Wanted, left: Shape, right: Shape, window: Window, extent: Shape) -> Case:
     """Return all sizes, given the shapes of two arrays and the ``extent`` of the axes of the third."""
-    extents = dict(zip(_OPERANDS[wanted], (left[2:], right[2:]), strict=True)) | {wanted: extent}
+    extents = dict(zip(OPERANDS[wanted], (left[2:], right[2:]), strict=True)) | {wanted: extent}
     if wanted == "weight":
         inputs, outputs = left[1] // window.groups, right[1] // window.groups
     else:
@@ -212,9 +212,9 @@ def _transpose(operand: int) -> Callable[..., Array]:
         cotangent: Array, left: Any, right: Any, *, wanted: Wanted, window: Window, extent: Shape, **_: Any
     ) -> Any:
         case = case_of(wanted, left.aval.shape, right.aval.shape, window, extent)
-        given = dict(zip(_OPERANDS[wanted], (left, right), strict=True)) | {wanted: cotangent}
-        target = _OPERANDS[wanted][operand]
-        first, second = _OPERANDS[target]
+        given = dict(zip(OPERANDS[wanted], (left, right), strict=True)) | {wanted: cotangent}
+        target = OPERANDS[wanted][operand]
+        first, second = OPERANDS[target]
         return compute(target, given[first], given[second], case)
 
     return rule
@@ -224,7 +224,7 @@ def _batch(
     operands: Any, axes: Any, *, wanted: Wanted, window: Window, extent: Shape, precision: Any
 ) -> tuple[Array, int]:
     """Put a mapped axis into the batch, or where there are as many weights into the groups."""
-    names = _OPERANDS[wanted]
+    names = OPERANDS[wanted]
     mapped = {name for name, axis in zip(names, axes, strict=True) if axis is not None}
     size, front = in_front(operands, axes)
     if "weight" not in mapped | {wanted}:

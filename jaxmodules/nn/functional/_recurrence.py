@@ -35,7 +35,7 @@ class Weights(NamedTuple):
 class _Slopes(NamedTuple):
     """The derivatives of a step, or stacked those of all: of the new memory, or of the output where it has a gate."""
 
-    gates: Array  # by what the nonlinearities are of, (..., gates * H)
+    gates: Parts  # by what the nonlinearities are of, each (..., H)
     hidden: Array | None = None  # of that by the projected state, where it isn't 1
     memory: Array | None = None  # by the memory before, (..., H)
     output: Array | None = None  # of the output by the new memory
@@ -131,7 +131,7 @@ def _linear_loop(
         hidden = matmul(state[0].astype(dtype), weights.hidden)  # whose transpose is the product with rows
         if slopes.hidden is not None:
             hidden = hidden * slopes.hidden
-        parts = _parts((pushed + hidden) * slopes.gates, weights)
+        parts = [part * slope for part, slope in zip(_parts(pushed + hidden, weights), slopes.gates, strict=True)]
         memory = sum(parts[1:3], parts[0])
         if slopes.memory is not None:
             memory = memory + slopes.memory * state[-1]
@@ -204,11 +204,11 @@ def _step_relu(sums: Parts, state: State) -> State:
 
 
 def _slopes_tanh(sums: Parts, state: State, new: State) -> _Slopes:
-    return _Slopes(1 - new[0] ** 2)
+    return _Slopes((1 - new[0] ** 2,))
 
 
 def _slopes_relu(sums: Parts, state: State, new: State) -> _Slopes:
-    return _Slopes((new[0] > 0).astype(new[0].dtype))
+    return _Slopes(((new[0] > 0).astype(new[0].dtype),))
 
 
 def _gates_lstm(sums: Parts) -> Parts:
@@ -231,7 +231,7 @@ def _slopes_lstm(sums: Parts, state: State, new: State) -> _Slopes:
         input * (1 - candidate**2),
         output * (1 - output) * squashed,
     )
-    return _Slopes(jnp.concatenate(gates, -1), None, forget, output * (1 - squashed**2))
+    return _Slopes(gates, None, forget, output * (1 - squashed**2))
 
 
 def _gates_gru(sums: Parts) -> Parts:
@@ -249,7 +249,7 @@ def _slopes_gru(sums: Parts, state: State, new: State) -> _Slopes:
     slope = (1 - update) * (1 - candidate**2)
     gates = (reset * (1 - reset) * sums[3] * slope, update * (1 - update) * (state[0] - candidate), slope)
     one = jnp.ones_like(reset)
-    return _Slopes(jnp.concatenate(gates, -1), jnp.concatenate((one, one, reset), -1), update)
+    return _Slopes(gates, jnp.concatenate((one, one, reset), -1), update)
 
 
 _SUMS: dict[str, Callable[..., Parts]] = {"RNN_TANH": _sums, "RNN_RELU": _sums, "LSTM": _sums, "GRU": _sums_gru}

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from jaxmodules._typing import Array, Shape
-from jaxmodules.nn.functional._convolution import Case, Wanted, compute, mirrored
+from jaxmodules.nn.functional._convolution import OPERANDS, Case, Wanted, compute, mirrored
 from jaxmodules.nn.functional._cpu.kernel import kernel
 
 _BLOCK = 2**20  # elements
@@ -24,17 +24,12 @@ def output_by_shifts(input: Array, weight: Array, case: Case) -> Array:
     """Add up shifted inputs, each times one element of the kernels: one loop that reads and writes memory once."""
 
     def add_up(input: Array, weight: Array) -> Array:
-        kernels = _for_channels(weight, case)
-        total = None
+        kernels, terms = _for_channels(weight, case), []
         for place, part in _shifted(input, case):
             part = part.reshape(case.batch, case.groups, case.inputs, *case.out)
             for channel in range(case.inputs):
-                term = (
-                    part[:, :, channel, None] * kernels[(slice(None), slice(None), slice(None), channel, ..., *place)]
-                )
-                total = term if total is None else total + term
-        assert total is not None
-        return total.reshape(case.shapes["output"])
+                terms.append(part[:, :, channel, None] * kernels[(*[slice(None)] * 3, channel, ..., *place)])
+        return reduce(jnp.add, terms).reshape(case.shapes["output"])
 
     return kernel(add_up, input, weight)
 
@@ -49,7 +44,7 @@ def output_by_columns(input: Array, weight: Array, case: Case) -> Array:
             return lax.dot_general(kernels[0], columns[:, 0], (((1,), (1,)), ((), ()))).swapaxes(0, 1)
         return lax.dot_general(_for_each(kernels, part), columns, (((3,), (2,)), ((0, 1), (0, 1))))
 
-    return _in_blocks(multiply, input, case).reshape(case.shapes["output"])
+    return _in_blocks(multiply, case, input).reshape(case.shapes["output"])
 
 
 def output_by_planes(input: Array, weight: Array, case: Case) -> Array:
@@ -93,14 +88,14 @@ def input_by_columns(output: Array, weight: Array, case: Case) -> Array:
     kernels = weight.reshape(case.groups, case.outputs, -1)  # (G, O, I * K)
 
     def multiply(part: Array) -> Array:
-        part = part.reshape(len(part), case.groups, case.outputs, -1)
+        part = part.reshape(part.shape[0], case.groups, case.outputs, -1)
         if case.groups == 1 and kernels.size > part[0].size:
             columns = lax.dot_general(kernels[0], part[:, 0], (((0,), (1,)), ((), ()))).swapaxes(0, 1)
         else:
             columns = lax.dot_general(_for_each(kernels, part), part, (((2,), (2,)), ((0, 1), (0, 1))))
-        return _folded(columns.reshape(len(part), -1, *case.kernel, *case.out), case)
+        return _folded(columns.reshape(part.shape[0], -1, *case.kernel, *case.out), case)
 
-    return _in_blocks(multiply, output, case)
+    return _in_blocks(multiply, case, output).reshape(case.shapes["input"])
 
 
 def weight_by_shifts(input: Array, output: Array, case: Case) -> Array:
@@ -120,13 +115,15 @@ def weight_by_shifts(input: Array, output: Array, case: Case) -> Array:
 
 def weight_by_columns(input: Array, output: Array, case: Case) -> Array:
     """Multiply the output by the transposed matrix of all windows."""
-    columns = _columns(input, case)  # (N, G, I * K, P)
-    output = output.reshape(case.batch, case.groups, case.outputs, -1)
-    if case.outputs * columns.shape[2] > 4 * (case.outputs + columns.shape[2]) * columns.shape[3]:
-        product = lax.dot_general(output, columns, (((0, 3), (0, 3)), ((1,), (1,))))
-    else:
-        product = lax.dot_general(output, columns, (((3,), (3,)), ((0, 1), (0, 1)))).sum(0)
-    return product.reshape(case.shapes["weight"])
+
+    def multiply(input: Array, output: Array) -> Array:
+        columns = _columns(input, case)  # (N, G, I * K, P)
+        output = output.reshape(*columns.shape[:2], case.outputs, -1)
+        if case.outputs * columns.shape[2] > 4 * (case.outputs + columns.shape[2]) * columns.shape[3]:
+            return lax.dot_general(output, columns, (((0, 3), (0, 3)), ((1,), (1,))))
+        return lax.dot_general(output, columns, (((3,), (3,)), ((0, 1), (0, 1)))).sum(0)
+
+    return _in_blocks(multiply, case, input, output).sum(0).reshape(case.shapes["weight"])
 
 
 def weight_by_planes(input: Array, output: Array, case: Case) -> Array:
@@ -166,10 +163,8 @@ def weight_by_groups(input: Array, output: Array, case: Case) -> Array:
 
 
 def _by_groups(wanted: Wanted, left: Array, right: Array, case: Case) -> Array:
-    axes = [int(name != "weight") for name in ("input", "weight", "output") if name != wanted]
-    axes = axes[::-1] if wanted == "input" else axes
-    parts = (jnp.split(x, case.groups, axis) for x, axis in zip((left, right), axes, strict=True))
-    alone = case._replace(groups=1)
+    names, alone = zip((left, right), OPERANDS[wanted], strict=True), case._replace(groups=1)
+    parts = [jnp.split(x, case.groups, int(name != "weight")) for x, name in names]
     return jnp.concatenate([compute(wanted, a, b, alone) for a, b in zip(*parts, strict=True)], int(wanted != "weight"))
 
 
@@ -181,23 +176,22 @@ def _for_channels(weight: Array, case: Case) -> Array:
 
 def _for_each(kernels: Array, samples: Array) -> Array:
     """Copy kernels for every sample: one product for each, whose result needs no transposition."""
-    return jnp.broadcast_to(kernels, (len(samples), *kernels.shape))
+    return jnp.broadcast_to(kernels, (samples.shape[0], *kernels.shape))
 
 
-def _in_blocks(function: Callable[[Array], Array], samples: Array, case: Case) -> Array:
-    """Apply a function in a loop over parts of the batch whose columns stay in the cache.
+def _in_blocks(function: Callable[..., Array], case: Case, *samples: Array) -> Array:
+    """Apply a function in a loop over parts of the batch whose columns stay in the cache, and stack the results.
 
     What is larger than 32 MB also comes from the operating system anew at every call, page by page.
     """
-    each = case.groups * case.inputs * math.prod(case.kernel) * math.prod(case.out)
-    if not isinstance(case.batch, int):
-        return lax.map(lambda sample: function(sample[None])[0], samples)
-    most = min(max(1, _BLOCK // each), case.batch)
-    size = next(size for size in range(most, 0, -1) if case.batch % size == 0)
-    if size == case.batch:
-        return function(samples)
-    result = lax.map(function, samples.reshape(-1, size, *samples.shape[1:]))
-    return result.reshape(case.batch, *result.shape[2:])
+    each, size = case.groups * case.inputs * math.prod(case.kernel) * math.prod(case.out), 1
+    if isinstance(case.batch, int):
+        most = min(max(1, _BLOCK // each), case.batch)
+        size = next(size for size in range(most, 0, -1) if case.batch % size == 0)
+        if size == case.batch:
+            return function(*samples)[None]
+    blocks = [x.reshape(-1, size, *x.shape[1:]) for x in samples]
+    return lax.map(lambda parts: function(*parts), blocks)
 
 
 def _shifted(input: Array, case: Case) -> Iterator[tuple[Shape, Array]]:
@@ -213,7 +207,7 @@ def _columns(input: Array, case: Case) -> Array:
     columns = _padded(input, [(max(low, 0), max(high, 0)) for low, high in case.padding])
     for axis in range(len(case.kernel)):
         columns = kernel(partial(_unfold, case=case, axis=axis), columns)
-    return columns.reshape(len(input), case.groups, case.inputs * math.prod(case.kernel), -1)
+    return columns.reshape(input.shape[0], case.groups, case.inputs * math.prod(case.kernel), -1)
 
 
 def _unfold(columns: Array, case: Case, axis: int) -> Array:
