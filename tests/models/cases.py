@@ -59,6 +59,7 @@ class Case:
     optimizer: tuple[str, dict[str, Any]] = ("AdamW", {"lr": 1e-3, "eps": 1e-4})
     published: dict[str, Any] = field(default_factory=dict)  # the settings of a size that has a checkpoint
     tolerance: float = 1e-4  # of gradients
+    seed: int = 0  # of the batch
 
     def __str__(self) -> str:
         return self.name
@@ -162,6 +163,7 @@ CASES = [
         "ResNet-50", resnet.ResNet, torchvision_models.ResNet, dict(layers=(3, 4, 6, 3), num_classes=5, width=4),
         images(64, "x"), classes, their_loss=plain_loss, optimizer=SGD,
         published=dict(layers=(3, 4, 6, 3)), tolerance=3e-4,  # as far as PyTorch itself is from double precision
+        seed=2,  # of a batch that leaves no unit so close to zero that rounding decides its slope
     ),
     Case(
         "AlexNet", alexnet.AlexNet, torchvision_models.AlexNet, dict(num_classes=5, dropout=0.0, width=16),

@@ -105,13 +105,19 @@ def ran(function: Callable[..., Any], block: type[Block], call: Callable[..., An
     return function(net, x), net.state_dict(), jax.random.key_data(jm.random.next_key())
 
 
+def assert_close(ours: Any, expected: Any) -> None:
+    """Compare relative to the largest number of all: a bias before a norm has no gradient but what rounding leaves."""
+    largest = max(float(np.abs(np.asarray(leaf)).max()) for leaf in jax.tree.leaves(expected[0]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6 * largest), ours, expected)
+
+
 @pytest.mark.parametrize(("block", "call", "expected"), CALLS)
 def test_shared_blocks_compute_what_eager_ones_do(block: Any, call: Any, expected: int, key: jax.Array) -> None:
     eager = ran(step, block, call, batch(key))
     traces.clear()
     shared = ran(jm.jit(step), block, call, batch(key))
     assert len(traces) <= expected + 1
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-4), shared, eager)
+    assert_close(shared, eager)
 
 
 def test_deep_model_is_traced_as_a_shallow_one(key: jax.Array) -> None:

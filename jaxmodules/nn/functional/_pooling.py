@@ -227,12 +227,12 @@ def _largest_jvp(window: Window, primals: tuple[Array], tangents: tuple[Array]) 
 
 def is_small(window: Window) -> bool:
     """Tell whether to look for the largest elements place by place."""
-    return window.is_tiling or math.prod(window.kernel) <= _LARGE_WINDOW
+    return window.is_tiling or window.elements <= _LARGE_WINDOW
 
 
 def _chosen(window: Window, input: Array) -> Array:
     """Return the number of the place that the largest element of every window is at."""
-    if window.is_tiling and math.prod(window.kernel) > _LARGE_WINDOW:
+    if window.is_tiling and window.elements > _LARGE_WINDOW:
         return _chosen_in_tiles(input, window)
     kind = window.numbering
 

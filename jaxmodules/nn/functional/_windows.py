@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmodules._shapes import accumulation_dtype, is_floating
+from jaxmodules._shapes import accumulation_dtype, is_floating, known
 from jaxmodules._typing import Array, Shape
 from jaxmodules.nn.functional._cpu.kernel import kernel
 
@@ -47,6 +47,16 @@ class Window:
             (size + sum(pads) - width) // step + 1
             for size, pads, width, step in zip(self.plane, self.pairs, self.extent, self.stride, strict=True)
         )
+
+    @property
+    def elements(self) -> float:
+        """How many elements a window has, without end where a size is open."""
+        return math.prod(self.kernel) if len(known(self.kernel)) == len(self.kernel) else math.inf
+
+    @property
+    def lengths(self) -> float:
+        """How long a window is along all axes together, without end where a size is open."""
+        return sum(self.kernel) if len(known(self.kernel)) == len(self.kernel) else math.inf
 
     @property
     def is_tiling(self) -> bool:

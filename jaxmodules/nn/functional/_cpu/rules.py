@@ -236,20 +236,20 @@ CONVOLUTION: dict[Wanted, tuple[Rule, ...]] = {
 MAX_POOLING = (
     Rule(
         pooling.largest_of_tiles,
-        when=lambda window: window.is_tiling and math.prod(window.kernel) > 32,
+        when=lambda window: window.is_tiling and window.elements > 32,
         reason="tiles are reduced where they lie",
         measured="16x256x13x13 whole: 0.17 -> 0.07 (4.5), gradient 3.3 -> 0.9 (48)",
     ),
     Rule(
         pooling.largest_of_slices,
-        when=lambda window: math.prod(window.kernel) <= 9,
+        when=lambda window: window.elements <= 9,
         reason="elementwise maxima of slices run at the speed of memory, a loop over each window does not",
         measured="32x64x32x32, 2x2/2: 1.3 -> 0.3 (4.6), with its gradient 17.7 -> 0.7 (5.2); "
         "16x64x56x56, 3x3/2: 3.2 -> 0.5 (9.9), 37 -> 4.3 (10.6)",
     ),
     Rule(
         pooling.largest_by_axes,
-        when=lambda window: sum(window.kernel) <= 64,
+        when=lambda window: window.lengths <= 64,
         reason="as many slices as the window is long along all axes, instead of their product",
         measured="8x64x28x28, 5x5/1: 7.6 -> 1.5, with its gradient 79 -> 2.8",
     ),
@@ -258,20 +258,20 @@ MAX_POOLING = (
 SUM_POOLING = (
     Rule(
         pooling.sum_of_tiles,
-        when=lambda window: window.is_tiling and math.prod(window.kernel) > 9,
+        when=lambda window: window.is_tiling and window.elements > 9,
         reason="tiles are reduced where they lie",
         measured="32x512x7x7 whole: 0.05 -> 0.03 (0.15), with its gradient 0.21 -> 0.15 (0.31)",
     ),
     Rule(
         pooling.sum_of_slices,
-        when=lambda window: math.prod(window.kernel) <= 9,
+        when=lambda window: window.elements <= 9,
         reason="elementwise sums of slices, and in the gradient of the few windows that each element is in",
         measured="32x64x32x32, 2x2/2: 2.4 -> 0.3 (7.7), with its gradient 5.2 -> 0.65 (22); "
         "16x64x56x56, 3x3/2: 1.5 -> 1.2 (13), 12.6 -> 1.3 (9.7)",
     ),
     Rule(
         pooling.sum_by_axes,
-        when=lambda window: sum(window.kernel) <= 64,
+        when=lambda window: window.lengths <= 64,
         reason="as many slices as the window is long along all axes, instead of their product",
         measured="16x32x56x56, 5x5/1: 4.8 -> 0.6 (8.2), with its gradient 15.1 -> 2.4 (15.2)",
     ),
