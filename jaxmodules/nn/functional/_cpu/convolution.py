@@ -218,33 +218,16 @@ def _unfold(columns: Array, case: Case, axis: int) -> Array:
 
 
 def _folded(columns: Array, case: Case) -> Array:
-    """Add up what falls onto the same element, ``(N, C, *kernel, *out) -> (N, C, *sizes)``, axis by axis."""
-    for axis in reversed(range(len(case.kernel))):
-        columns = kernel(partial(_fold, case=case, axis=axis), columns)
-    return columns
+    """Add up what falls onto the same element, ``(N, C, *kernel, *out) -> (N, C, *sizes)``."""
 
+    def add_up(columns: Array) -> Array:
+        parts = {}
+        for phase, terms in _scattered(columns, case):
+            cuts = [cut[(slice(None), slice(None), *place)] for place, cut in terms]
+            parts[phase] = reduce(jnp.add, cuts, jnp.zeros((*columns.shape[:2], *_counts(case)), columns.dtype))
+        return _interleaved(parts, case)
 
-def _fold(columns: Array, case: Case, axis: int) -> Array:
-    """Fold the last kernel axis: ``(N, C, *kernel to axis, *out to axis, *sizes)``, with the size in place of both."""
-    met, count = _met(case)[axis], _counts(case)[axis]
-    place, along = 2 + axis, 2 + 2 * axis  # the kernel's axis, and the output's once that is gone
-    before, after = _reach(met, count, case.out[axis])
-    pads = [(0, 0, 0)] * columns.ndim
-    pads[along + 1] = (before, after, 0)
-    padded = lax.pad(columns, np.zeros((), columns.dtype), pads)
-
-    def total(hits: list[tuple[int, int]]) -> Array:
-        parts = [lax.index_in_dim(padded, k, place, keepdims=False) for k, _ in hits or [(0, 0)]]
-        starts = [before + start for _, start in hits] or [0]
-        cut = [lax.slice_in_dim(x, start, start + count, 1, along) for x, start in zip(parts, starts, strict=True)]
-        return reduce(jnp.add, cut) if hits else jnp.zeros_like(cut[0])
-
-    phases = [total(hits) for hits in met]
-    result = phases[0] if len(phases) == 1 else jnp.stack(phases, along + 1)
-    result = result.reshape(
-        *columns.shape[:place], *columns.shape[place + 1 : along + 1], -1, *columns.shape[along + 2 :]
-    )
-    return lax.slice_in_dim(result, 0, case.sizes[axis], 1, along)
+    return kernel(add_up, columns)
 
 
 def _counts(case: Case) -> Shape:
@@ -261,22 +244,20 @@ def _met(case: Case) -> list[list[list[tuple[int, int]]]]:
     return axes
 
 
-def _reach(met: list[list[tuple[int, int]]], count: int, out: int) -> tuple[int, int]:
-    """Return how far the outputs that phases of so many elements meet reach over either end of an axis."""
-    starts = [start for hits in met for _, start in hits]
-    return max(-min(starts), 0), max(max(starts) + count - out, 0)
-
-
 def _scattered(output: Array, case: Case) -> Iterator[tuple[Shape, list[tuple[Shape, Array]]]]:
     """Yield for every phase of the stride the places in the kernel that meet it, and the outputs that each brings."""
     met, counts = _met(case), _counts(case)
-    pads = [_reach(*axis) for axis in zip(met, counts, case.out, strict=True)]
+    firsts = [[start for hits in axis for _, start in hits] for axis in met]
+    pads = [
+        (max(-min(starts), 0), max(max(starts) + count - out, 0))
+        for starts, count, out in zip(firsts, counts, case.out, strict=True)
+    ]
     padded = _padded(output, pads)
     for phase in itertools.product(*map(range, case.stride)):
         terms = []
         for hits in itertools.product(*(axis[r] for axis, r in zip(met, phase, strict=True))):
-            firsts = [start + before for (_, start), (before, _) in zip(hits, pads, strict=True)]
-            terms.append((tuple(place for place, _ in hits), _cut(padded, firsts, counts, (1,) * len(counts))))
+            starts = [start + before for (_, start), (before, _) in zip(hits, pads, strict=True)]
+            terms.append((tuple(place for place, _ in hits), _cut(padded, starts, counts, (1,) * len(counts))))
         yield phase, terms
 
 

@@ -101,7 +101,7 @@ _OUTPUT = (
         convolution.output_by_columns,
         lambda c: (
             c.inputs <= 8
-            and _terms(c) <= 150
+            and _terms(c) <= (150 if max(c.stride) == 1 else 150)
             and (max(c.stride) == 1 or math.prod(c.out) >= 1024 and (max(c.stride) == 2 or c.stride == c.kernel))
         ),
         "few channels make small columns, and XLA's convolution wants many; long steps make slow slices",
@@ -161,7 +161,7 @@ CONVOLUTION: dict[Wanted, tuple[Rule, ...]] = {
         ),
         Rule(
             convolution.input_by_columns,
-            lambda c: max(c.stride) > 1 and (len(c.kernel) == 3 or c.stride == c.kernel),
+            lambda c: max(c.stride) > 1 and (len(c.kernel) == 3 or c.stride == c.kernel and math.prod(c.out) >= 1024),
             "XLA inserts zeros and multiplies by them; side by side, windows have nothing to add up",
             "3x3x3, step 2, 4x32x16x16x16 to 64: 150 -> 1.1 (0.87); 2x2, step 2, 4x64x64x64 to 32: 2.9 -> 2.2 (2.2)",
         ),
