@@ -174,7 +174,7 @@ def _write(rows: Sequence[Row], path: Path) -> None:
         )
         for row in rows:
             figures = *_figures(row.times, ".4f"), *_figures(row.ratios, ".3f")
-            writer.writerow((row.case, row.measure, *figures))
+            writer.writerow((row.case.family, ", ".join(row.case.texts), row.measure, *figures))
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
