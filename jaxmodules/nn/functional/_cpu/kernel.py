@@ -13,7 +13,8 @@ def kernel(function: Callable[..., Any], *args: Any) -> Any:
 
     Fusion pays where it saves passes over memory. Where the elements of an intermediate result are read several times
     or out of order, XLA computes each again for every reader, and its loops lose their vector instructions.
-    ``lax.optimization_barrier`` is gone before the CPU compiler fuses; a call that is not to be inlined is not.
+    ``lax.optimization_barrier`` is gone before the CPU compiler fuses; a call that is not to be inlined is not. It is
+    for loops alone: a convolution inside of one is compiled to a loop over single elements.
     """
 
     def apart(*args: Any) -> Any:

@@ -4,8 +4,8 @@ XLA has fast kernels for convolutions, windows and loops on GPU and TPU, and on 
 operations (slices, sums, matrix products) do the same arithmetic faster, a rule here says so, and the functions of
 ``nn.functional`` take its algorithm where a program is compiled for the CPU, by ``jax.lax.platform_dependent`` or a
 lowering by platform: other machines, also in one exported program, run the primitive. Nothing is measured when a
-program runs: a rule is a condition on sizes with its reason and what ``make bench-kernels`` measured, in milliseconds on
-two cores in float32, as *primitive -> algorithm (PyTorch)*.
+program runs: a rule is a condition on sizes with its reason and what ``make bench-kernels`` measured, in milliseconds
+on two cores in float32, as *primitive -> algorithm (PyTorch)*.
 
 What pays on every machine, as for recurrence and most of normalisation, needs no rule and lies beside the functions.
 
