@@ -7,6 +7,7 @@ express in a form that no runtime takes, are written in others.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from jax.extend.core.primitives import reduce_window_max_p, scan_p
 from jaxmodules._shapes import known
 from jaxmodules._tracing import Tracer
 from jaxmodules.nn.functional._convolution import by_primitive, case_of
+from jaxmodules.nn.functional._linear import compute
 
 _INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _CALLS = {"closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "jit", "pjit", "checkpoint", "remat2"}
@@ -126,6 +128,11 @@ def _convolution(arrays: Sequence[Any], params: dict[str, Any]) -> Sequence[Any]
     return [by_primitive(params["wanted"], left, right, case)]
 
 
+def _linear(arrays: Sequence[Any], params: dict[str, Any]) -> Sequence[Any]:
+    """Write a linear map out."""
+    return run(jax.make_jaxpr(partial(compute, **params))(*arrays), arrays)
+
+
 def _product(sizes: Sequence[Any]) -> Any:
     product: Any = 1
     for size in sizes:
@@ -135,6 +142,7 @@ def _product(sizes: Sequence[Any]) -> Any:
 
 _RULES: dict[str, Callable[[Sequence[Any], dict[str, Any]], Sequence[Any]]] = {
     "convolution": _convolution,
+    "linear": _linear,
     "reduce_window_max": _reduce_window_max,
     "scan": _scan,
 }

@@ -47,10 +47,11 @@ MODELS = [
     (LeNet, lambda n: array(n, 1, 8, 8)),
     (Tagger, lambda n: np.arange(5 * n, dtype=np.int32).reshape(n, 5) % 7),
     (lambda: nn.MaxPool3d(3, 2, padding=1, ceil_mode=True), lambda n: array(n, 2, 5, 5, 5)),
+    (lambda: nn.Sequential(nn.ConvTranspose2d(2, 2, 3, 2), nn.AdaptiveAvgPool2d((4, 3))), lambda n: array(n, 2, 4, 4)),
 ]
 
 
-@pytest.mark.parametrize(("make", "example"), MODELS, ids=["MLP", "LeNet", "Tagger", "MaxPool3d"])
+@pytest.mark.parametrize(("make", "example"), MODELS, ids=["MLP", "LeNet", "Tagger", "MaxPool3d", "adaptive"])
 def test_onnxruntime_agrees(make: Any, example: Any, tmp_path: Path) -> None:
     net = make().eval()
     path = tmp_path / "net.onnx"

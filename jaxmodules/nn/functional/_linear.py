@@ -41,12 +41,13 @@ def linear(how: LinearMap, operand: Array, *constants: Array) -> Array:
 linear_p = Primitive("linear")
 
 
-def _compute(*operands: Any, how: LinearMap, transposed: bool) -> Any:
+def compute(*operands: Any, how: LinearMap, transposed: bool) -> Any:
+    """Apply a map, or its transpose, by its algorithm."""
     return (how.transpose if transposed else how.apply)(*operands)
 
 
 def _shape(*operands: Any, **params: Any) -> Any:
-    return jax.make_jaxpr(partial(_compute, **params))(*operands).out_avals[0]
+    return jax.make_jaxpr(partial(compute, **params))(*operands).out_avals[0]
 
 
 def _differentiate(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
@@ -69,9 +70,9 @@ def _batch(operands: Sequence[Any], axes: Sequence[Any], **params: Any) -> Any:
     return linear_p.bind(*front, **params), 0
 
 
-linear_p.def_impl(jax.jit(_compute, static_argnames=("how", "transposed")))
+linear_p.def_impl(jax.jit(compute, static_argnames=("how", "transposed")))
 linear_p.def_abstract_eval(_shape)
 ad.primitive_jvps[linear_p] = _differentiate
 ad.primitive_transposes[linear_p] = _transpose
 batching.primitive_batchers[linear_p] = _batch
-mlir.register_lowering(linear_p, mlir.lower_fun(_compute, multiple_results=False))
+mlir.register_lowering(linear_p, mlir.lower_fun(compute, multiple_results=False))

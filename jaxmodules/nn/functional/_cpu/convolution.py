@@ -18,6 +18,7 @@ from jaxmodules.nn.functional._convolution import OPERANDS, Case, Wanted, comput
 from jaxmodules.nn.functional._cpu.kernel import kernel
 
 _BLOCK = 2**20  # elements
+_SUMS = 9  # in one loop: more leave the registers
 
 
 def output_by_shifts(input: Array, weight: Array, case: Case) -> Array:
@@ -99,15 +100,18 @@ def input_by_columns(output: Array, weight: Array, case: Case) -> Array:
 
 
 def weight_by_shifts(input: Array, output: Array, case: Case) -> Array:
-    """Sum products of shifted inputs and the output, for all elements of the kernels in one loop."""
+    """Sum products of shifted inputs and the output, for several elements of the kernels in one loop."""
 
     def add_up(input: Array, output: Array) -> Array:
         output = output.reshape(case.batch, case.groups, case.outputs, 1, *case.out)
         parts = (part.reshape(case.batch, case.groups, 1, case.inputs, *case.out) for _, part in _shifted(input, case))
-        terms = tuple(part * output for part in parts)
-        zeros, axes = (np.zeros((), output.dtype),) * len(terms), range(4, output.ndim)
+        terms = [part * output for part in parts]
+        sums = []
+        for start in range(0, len(terms), _SUMS):
+            some = tuple(terms[start : start + _SUMS])
+            zeros, axes = (np.zeros((), output.dtype),) * len(some), range(4, output.ndim)
+            sums += lax.reduce(some, zeros, lambda x, y: tuple(map(lax.add, x, y)), axes)
         # one sum over the pixels of each sample, then one over samples: shorter sums, which also round less
-        sums = lax.reduce(terms, zeros, lambda x, y: tuple(map(lax.add, x, y)), axes)
         return jnp.stack([part.sum(0) for part in sums], -1).reshape(case.shapes["weight"])
 
     return kernel(add_up, input, output)
