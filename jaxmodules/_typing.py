@@ -18,3 +18,4 @@ Array = jax.Array
 ArrayLike = jax.Array | np.ndarray | SupportsArray | bool | int | float | complex
 DType = Any
 Shape = tuple[int, ...]
+Pairs = tuple[tuple[int, int], ...]  # before and after each axis

@@ -23,9 +23,8 @@ from jax.sharding import AxisType
 
 from jaxmodules._batching import in_front
 from jaxmodules._shapes import is_floating, known
-from jaxmodules._typing import Array, Shape
+from jaxmodules._typing import Array, Pairs, Shape
 
-Pairs = tuple[tuple[int, int], ...]
 Wanted = Literal["output", "input", "weight"]
 
 OPERANDS: dict[Wanted, tuple[Wanted, Wanted]] = {
@@ -106,11 +105,6 @@ def convolve(input: Array, weight: Array, window: Window, out: Shape) -> Array:
 def input_gradient(output: Array, weight: Array, window: Window, sizes: Shape) -> Array:
     """Compute ``(N, O, *out), (O, C / groups, *kernel) -> (N, C, *sizes)``."""
     return _bind("input", output, weight, window, sizes)
-
-
-def weight_gradient(input: Array, output: Array, window: Window, kernel: Shape) -> Array:
-    """Compute ``(N, C, *sizes), (N, O, *out) -> (O, C / groups, *kernel)``."""
-    return _bind("weight", input, output, window, kernel)
 
 
 def compute(wanted: Wanted, left: Array, right: Array, case: Case) -> Array:

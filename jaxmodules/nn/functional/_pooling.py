@@ -12,11 +12,11 @@ import numpy as np
 from jax import lax
 
 from jaxmodules._shapes import accumulation_dtype, known, ntuple
-from jaxmodules._typing import Array, ArrayLike, Shape
+from jaxmodules._typing import Array, ArrayLike, Pairs, Shape
 from jaxmodules.nn.functional._cpu.kernel import kernel
-from jaxmodules.nn.functional._cpu.rules import MAX_POOLING, SUM_POOLING, choose
+from jaxmodules.nn.functional._cpu.rules import MAX_POOLING, SUM_POOLING, choose, on_cpu
 from jaxmodules.nn.functional._linear import linear
-from jaxmodules.nn.functional._windows import Pairs, Window, in_pairs, lowest
+from jaxmodules.nn.functional._windows import Window, in_pairs, lowest
 
 Sizes = int | Sequence[int]
 OptionalSizes = int | None | Sequence[int | None]
@@ -211,8 +211,8 @@ def largest(input: Array, window: Window) -> Array:
     def primitive(input: Array) -> Array:
         return lax.reduce_window(input, lowest(input.dtype), lax.max, **window.over(input.ndim))
 
-    algorithm = choose(MAX_POOLING, window) or (lambda _, input: primitive(input))
-    return lax.platform_dependent(input, cpu=partial(algorithm, window), default=primitive)
+    algorithm = choose(MAX_POOLING, window)
+    return on_cpu(algorithm and partial(algorithm, window), primitive, input)
 
 
 @largest.defjvp
@@ -292,8 +292,8 @@ def window_sums(input: Array, window: Window) -> Array:
     def primitive(input: Array) -> Array:
         return lax.reduce_window(input, np.zeros((), input.dtype), lax.add, **window.over(input.ndim))
 
-    algorithm = choose(SUM_POOLING, window) or (lambda _, input: primitive(input))
-    return lax.platform_dependent(input, cpu=partial(algorithm, window), default=primitive)
+    algorithm = choose(SUM_POOLING, window)
+    return on_cpu(algorithm and partial(algorithm, window), primitive, input)
 
 
 def largest_places(input: Array, window: Window) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmodules._typing import Array, Shape
-from jaxmodules.nn.functional._cpu.rules import NORMALISATION, choose
+from jaxmodules.nn.functional._cpu.rules import NORMALISATION, choose, on_cpu
 
 Names = tuple[str, ...]
 _Triple = tuple[Array, Array, Array]
@@ -77,16 +77,10 @@ def _last(row: Array, values: Array) -> Array:
 
 
 def _outer(column: Array, row: Array) -> Array:
-    algorithm = choose(NORMALISATION, row.size)
-
     def multiply(column: Array, row: Array) -> Array:
         return column * _last(row, column)
 
-    return (
-        multiply(column, row)
-        if algorithm is None
-        else lax.platform_dependent(column, row, cpu=algorithm, default=multiply)
-    )
+    return on_cpu(choose(NORMALISATION, row.size), multiply, column, row)
 
 
 def _mean(values: Array, axes: Shape, axis_names: Names) -> Array:

@@ -18,10 +18,9 @@ import numpy as np
 from jax import lax
 
 from jaxmodules._shapes import accumulation_dtype, is_floating, known
-from jaxmodules._typing import Array, Shape
+from jaxmodules._typing import Array, Pairs, Shape
 from jaxmodules.nn.functional._cpu.kernel import kernel
 
-Pairs = tuple[tuple[int, int], ...]
 T = TypeVar("T")
 
 

@@ -10,13 +10,12 @@ from jax import lax
 
 from jaxmodules._autocast import cast
 from jaxmodules._shapes import as_array, as_array_or_none, check_floating, ntuple, same_padding
-from jaxmodules._typing import Array, ArrayLike
+from jaxmodules._typing import Array, ArrayLike, Pairs
 from jaxmodules.nn.functional._convolution import Window, convolve, input_gradient, register
 from jaxmodules.nn.functional._cpu.rules import CONVOLUTION, choose
 
 _Sizes = int | Sequence[int]
 _Padding = int | Sequence[int] | Literal["same", "valid"]
-_Pairs = tuple[tuple[int, int], ...]
 
 _AXES = ("depth", "height", "width")
 
@@ -311,9 +310,7 @@ def _conv_tbc(input: Array, weight: Array, bias: Array, pad: int) -> Array:
     return output + bias.astype(output.dtype).reshape(1, 1, -1)
 
 
-def _pad_pairs(
-    padding: _Padding, stride: tuple[int, ...], dilation: tuple[int, ...], kernel: tuple[int, ...]
-) -> _Pairs:
+def _pad_pairs(padding: _Padding, stride: tuple[int, ...], dilation: tuple[int, ...], kernel: tuple[int, ...]) -> Pairs:
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
             raise RuntimeError(f"Invalid padding string: {padding!r}, expected 'same' or 'valid'")
@@ -387,7 +384,7 @@ def _check_operands(
         )
 
 
-def _check_fits(input: Array, weight: Array, padding: _Pairs, dilation: tuple[int, ...]) -> None:
+def _check_fits(input: Array, weight: Array, padding: Pairs, dilation: tuple[int, ...]) -> None:
     rank = len(dilation)
     padded = [size + before + after for size, (before, after) in zip(input.shape[-rank:], padding, strict=True)]
     spans = [step * (size - 1) + 1 for size, step in zip(weight.shape[2:], dilation, strict=True)]

@@ -11,9 +11,7 @@ from jax import lax
 
 from jaxmodules._autocast import cast
 from jaxmodules._shapes import as_array
-from jaxmodules._typing import Array, ArrayLike
-
-_Pairs = tuple[tuple[int, int], ...]
+from jaxmodules._typing import Array, ArrayLike, Pairs
 
 _AXES = "DHW"
 _KERNELS = {"reflect": "reflection_pad", "replicate": "replication_pad"}
@@ -69,7 +67,7 @@ def pad(
 
 
 @partial(jax.jit, static_argnames=("pairs", "mode"), inline=True)
-def _pad(input: Array, value: Array, pairs: _Pairs, mode: str) -> Array:
+def _pad(input: Array, value: Array, pairs: Pairs, mode: str) -> Array:
     if mode == "constant":
         fill = lax.convert_element_type(value, input.dtype)
         return lax.pad(input, fill, [(before, after, 0) for before, after in pairs])
@@ -80,7 +78,7 @@ def _pad(input: Array, value: Array, pairs: _Pairs, mode: str) -> Array:
     return _crop(jnp.pad(input, grown, mode=_MODES[mode]), pairs)
 
 
-def _crop(input: Array, pairs: _Pairs) -> Array:
+def _crop(input: Array, pairs: Pairs) -> Array:
     axes = zip(input.shape, pairs, strict=True)
     return input[tuple(slice(max(-before, 0), size - max(-after, 0)) for size, (before, after) in axes)]
 
@@ -92,7 +90,7 @@ def _sizes(pad: Sequence[int]) -> tuple[int, ...]:
         raise TypeError(f"pad(): argument 'pad' (position 2) must be tuple of ints, but got {pad!r}") from None
 
 
-def _check_crops(input: Array, pairs: _Pairs) -> None:
+def _check_crops(input: Array, pairs: Pairs) -> None:
     for axis, (before, after) in enumerate(pairs, input.ndim - len(pairs)):
         if input.shape[axis] + min(before, 0) + min(after, 0) < 0:
             raise RuntimeError(
@@ -101,7 +99,7 @@ def _check_crops(input: Array, pairs: _Pairs) -> None:
             )
 
 
-def _check_mode(input: Array, pairs: _Pairs, mode: str, value: float | None) -> None:
+def _check_mode(input: Array, pairs: Pairs, mode: str, value: float | None) -> None:
     if value is not None and value != 0:
         raise RuntimeError(f'Padding mode "{mode}" doesn\'t take in value argument, got value={value!r}')
     rank, shape = len(pairs), list(input.shape)
@@ -134,7 +132,7 @@ def _check_mode(input: Array, pairs: _Pairs, mode: str, value: float | None) -> 
         )
 
 
-def _check_circular(input: Array, pairs: _Pairs) -> None:
+def _check_circular(input: Array, pairs: Pairs) -> None:
     for axis, (before, after) in enumerate(pairs, input.ndim - len(pairs)):
         left = input.shape[axis] + min(before, 0) + min(after, 0)
         if left < 0:

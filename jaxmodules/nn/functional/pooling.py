@@ -7,7 +7,7 @@ import jax
 
 from jaxmodules._autocast import cast
 from jaxmodules._shapes import as_array, is_floating, is_integer, ntuple
-from jaxmodules._typing import Array, ArrayLike, Shape
+from jaxmodules._typing import Array, ArrayLike
 from jaxmodules.nn.functional._pooling import (
     Sizes,
     check_axes_1d,
@@ -19,7 +19,7 @@ from jaxmodules.nn.functional._pooling import (
     typed_max_pool,
     window_of,
 )
-from jaxmodules.nn.functional._windows import Pairs, Window
+from jaxmodules.nn.functional._windows import Window
 
 
 @typed_max_pool
@@ -177,17 +177,17 @@ def max_pool_nd(
         )
     pairs, windows = pad_pairs(input.shape, kernel, step, pads, spread, ceil_mode)
     check_windows(input.shape, windows)
-    return (_with_places if return_indices else _values)(input, kernel, step, pairs, spread)
+    window = Window(kernel, step, pairs, spread, input.shape[-rank:])
+    return (_with_places if return_indices else _values)(input, window)
 
 
-@partial(jax.jit, static_argnames=("kernel", "stride", "pairs", "dilation"), inline=True)
-def _values(input: Array, kernel: Shape, stride: Shape, pairs: Pairs, dilation: Shape) -> Array:
-    return largest(input, Window(kernel, stride, pairs, dilation, input.shape[-len(kernel) :]))
+@partial(jax.jit, static_argnames="window", inline=True)
+def _values(input: Array, window: Window) -> Array:
+    return largest(input, window)
 
 
-@partial(jax.jit, static_argnames=("kernel", "stride", "pairs", "dilation"), inline=True)
-def _with_places(input: Array, kernel: Shape, stride: Shape, pairs: Pairs, dilation: Shape) -> tuple[Array, Array]:
-    window = Window(kernel, stride, pairs, dilation, input.shape[-len(kernel) :])
+@partial(jax.jit, static_argnames="window", inline=True)
+def _with_places(input: Array, window: Window) -> tuple[Array, Array]:
     return largest(input, window), largest_places(input, window)
 
 

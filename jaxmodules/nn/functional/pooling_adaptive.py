@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, check_floating, known
-from jaxmodules._typing import Array, ArrayLike, Shape
+from jaxmodules._typing import Array, ArrayLike, Pairs, Shape
 from jaxmodules.nn.functional._linear import linear
 from jaxmodules.nn.functional._pooling import (
     OptionalSizes,
@@ -22,7 +22,7 @@ from jaxmodules.nn.functional._pooling import (
     typed_adaptive_max_pool,
     window_sums,
 )
-from jaxmodules.nn.functional._windows import Pairs, SpanSums, Tiles, Window, lowest
+from jaxmodules.nn.functional._windows import SpanSums, Tiles, Window, lowest
 
 
 def adaptive_avg_pool1d(input: ArrayLike, output_size: int | tuple[int]) -> Array:

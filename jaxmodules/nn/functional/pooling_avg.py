@@ -10,7 +10,7 @@ from jax import lax
 
 from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, is_floating
-from jaxmodules._typing import Array, ArrayLike, Shape
+from jaxmodules._typing import Array, ArrayLike, Pairs, Shape
 from jaxmodules.nn.functional._pooling import (
     Sizes,
     check_axes_1d,
@@ -20,7 +20,7 @@ from jaxmodules.nn.functional._pooling import (
     window_of,
     window_sums,
 )
-from jaxmodules.nn.functional._windows import Pairs, Window
+from jaxmodules.nn.functional._windows import Window
 from jaxmodules.nn.functional.pooling import max_pool_nd
 
 

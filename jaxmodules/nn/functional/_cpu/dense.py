@@ -1,4 +1,4 @@
-"""Convolutions of sixteen and more channels in one group, as matrix products.
+"""Convolutions of many channels in one group, as matrix products.
 
 XLA's matrix products use all cores at their full speed; what costs is to lay their operands out. Two things decide:
 

@@ -18,6 +18,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
+from jax import lax
+
 from jaxmodules.nn.functional._convolution import Case, Wanted
 from jaxmodules.nn.functional._cpu import convolution, dense, pooling
 from jaxmodules.nn.functional._cpu.normalization import outer_by_dot
@@ -35,6 +38,15 @@ class Rule(NamedTuple):
 def choose(rules: Sequence[Rule], case: Any) -> Callable[..., Any] | None:
     """Return the algorithm of the first rule that holds of a case; ``None`` stands for the primitive."""
     return next((rule.algorithm for rule in rules if rule.when(case)), None)
+
+
+def on_cpu(
+    algorithm: Callable[..., jax.Array] | None, primitive: Callable[..., jax.Array], *arrays: jax.Array
+) -> jax.Array:
+    """Compute by the algorithm, if there is one, where a program is compiled for the CPU; else by the primitive."""
+    if algorithm is None:
+        return primitive(*arrays)
+    return lax.platform_dependent(*arrays, cpu=algorithm, default=primitive)
 
 
 def _terms(case: Case) -> int:
@@ -104,7 +116,7 @@ _OUTPUT = (
         convolution.output_by_columns,
         lambda c: (
             c.inputs <= 8
-            and _terms(c) <= (150 if max(c.stride) == 1 else 150)
+            and _terms(c) <= 150
             and (max(c.stride) == 1 or math.prod(c.out) >= 1024 and (max(c.stride) == 2 or c.stride == c.kernel))
         ),
         "few channels make small columns, and XLA's convolution wants many; long steps make slow slices",
