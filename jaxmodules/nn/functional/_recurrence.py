@@ -19,6 +19,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxmodules._shapes import accumulation_dtype
 from jaxmodules._typing import Array
+from jaxmodules.nn.functional._cpu.kernel import kernel
 
 State = tuple[Array, ...]  # the output h, and for an LSTM the memory c
 Parts = Sequence[Array]  # one for each gate
@@ -90,8 +91,12 @@ def _loop(
         new = _where(reached, new, state)
         return new, (new, sums) if keep else new[0].astype(dtype)
 
-    # in parts: XLA:CPU reads two parts of one step of an array twenty times slower than the same step of two arrays
-    return lax.scan(advance, state, (_parts(projected, weights), mask), reverse=reverse)
+    def advance_all(projected: Array, mask: Array | None, state: State) -> tuple[State, Any]:
+        # in parts: XLA:CPU reads two parts of one step of an array twenty times slower than the same step of two arrays
+        return lax.scan(advance, state, (_parts(projected, weights), mask), reverse=reverse)
+
+    # apart: what the loop stacks takes no memory before it starts, and then that of the projected input
+    return kernel(advance_all, projected, mask, state) if keep else advance_all(projected, mask, state)
 
 
 @partial(run.defjvp, symbolic_zeros=True)

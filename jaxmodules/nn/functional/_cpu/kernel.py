@@ -15,6 +15,10 @@ def kernel(function: Callable[..., Any], *args: Any) -> Any:
     or out of order, XLA computes each again for every reader, and its loops lose their vector instructions.
     ``lax.optimization_barrier`` is gone before the CPU compiler fuses; a call that is not to be inlined is not. It is
     for loops alone: a convolution inside of one is compiled to a loop over single elements.
+
+    Nor do its temporary arrays take memory before it starts. XLA fills constants as soon as a computation runs, such as
+    the zeros that a scan stacks its results in, however late they are read; a program that needs more than 32 MiB at
+    once gets its memory from the operating system, page by page at every call.
     """
 
     def apart(*args: Any) -> Any:
