@@ -189,6 +189,8 @@ def _in_blocks(function: Callable[..., Array], case: Case, *samples: Array) -> A
     What is larger than 32 MB also comes from the operating system anew at every call, page by page.
     """
     each, size = case.groups * case.inputs * math.prod(case.kernel) * math.prod(case.out), 1
+    if not any(_slides(case, axis) for axis in range(len(case.kernel))):
+        return function(*samples)[None]
     if isinstance(case.batch, int):
         most = min(max(1, _BLOCK // each), case.batch)
         size = next(size for size in range(most, 0, -1) if case.batch % size == 0)
@@ -210,8 +212,16 @@ def _columns(input: Array, case: Case) -> Array:
     """Return the windows as columns, ``(N, C, *sizes) -> (N, G, C / G * K, P)``, unfolding one axis after the other."""
     columns = _padded(input, [(max(low, 0), max(high, 0)) for low, high in case.padding])
     for axis in range(len(case.kernel)):
-        columns = kernel(partial(_unfold, case=case, axis=axis), columns)
+        if _slides(case, axis):
+            columns = kernel(partial(_unfold, case=case, axis=axis), columns)
+        else:
+            columns = jnp.expand_dims(columns, 2 + axis)
     return columns.reshape(input.shape[0], case.groups, case.inputs * math.prod(case.kernel), -1)
+
+
+def _slides(case: Case, axis: int) -> bool:
+    """Tell whether the windows along an axis are more than its elements one by one."""
+    return case.kernel[axis] > 1 or case.stride[axis] > 1 or any(case.padding[axis])
 
 
 def _unfold(columns: Array, case: Case, axis: int) -> Array:
@@ -222,16 +232,34 @@ def _unfold(columns: Array, case: Case, axis: int) -> Array:
 
 
 def _folded(columns: Array, case: Case) -> Array:
-    """Add up what falls onto the same element, ``(N, C, *kernel, *out) -> (N, C, *sizes)``."""
+    """Add up what falls onto the same element, axis by axis: ``(N, C, *kernel, *out) -> (N, C, *sizes)``."""
+    for axis in reversed(range(len(case.kernel))):
+        alone = _along(axis, case)
+        columns = columns.reshape(columns.shape[0], -1, *alone.kernel, *alone.out)
+        if _slides(case, axis):
+            columns = kernel(partial(_fold, case=alone), columns)
+    return columns.reshape(columns.shape[0], -1, *case.sizes)
 
-    def add_up(columns: Array) -> Array:
-        parts = {}
-        for phase, terms in _scattered(columns, case):
-            cuts = [cut[(slice(None), slice(None), *place)] for place, cut in terms]
-            parts[phase] = reduce(jnp.add, cuts, jnp.zeros((*columns.shape[:2], *_counts(case)), columns.dtype))
-        return _interleaved(parts, case)
 
-    return kernel(add_up, columns)
+def _fold(columns: Array, case: Case) -> Array:
+    parts = {}
+    for phase, terms in _scattered(columns, case):
+        cuts = [cut[(slice(None), slice(None), *place)] for place, cut in terms]
+        parts[phase] = reduce(jnp.add, cuts, jnp.zeros((*columns.shape[:2], *_counts(case)), columns.dtype))
+    return _interleaved(parts, case)
+
+
+def _along(axis: int, case: Case) -> Case:
+    """Return the convolution along one axis, with the axes before it unfolded still and those after it folded."""
+
+    def alone(values: Shape, other: int) -> Shape:
+        return tuple(value if i == axis else other for i, value in enumerate(values))
+
+    return case._replace(
+        stride=alone(case.stride, 1), before=alone(case.before, 0), dilation=alone(case.dilation, 1),
+        kernel=alone(case.kernel, 1),
+        sizes=(*case.out[:axis], *case.sizes[axis:]), out=(*case.out[: axis + 1], *case.sizes[axis + 1 :]),
+    )  # fmt: skip
 
 
 def _counts(case: Case) -> Shape:
