@@ -252,12 +252,11 @@ def _chosen(window: Window, input: Array) -> Array:
 
 def _chosen_in_tiles(input: Array, window: Window) -> Array:
     tiles, axes = window.tiles(input)
-    best = tiles.max(axes, keepdims=True)
-    places = [lax.broadcasted_iota(np.int32, tiles.shape, axis) for axis in axes]
-    number = window.number(places)
-    first = jnp.where(tiles == best, number, math.prod(window.kernel)).min(axes)
-    last_nan = jnp.where(tiles != tiles, number, -1).max(axes)
-    return jnp.where(last_nan < 0, first, last_nan).astype(window.numbering)
+    best = jnp.expand_dims(kernel(lambda tiles: tiles.max(axes), tiles), axes)
+    number = window.number([lax.broadcasted_iota(np.int32, tiles.shape, axis) for axis in axes])
+    # the first of the largest; numbers of NaNs are negative, and the last the lowest
+    found = jnp.where(tiles == best, number, jnp.where(tiles != tiles, -1 - number, math.prod(window.kernel))).min(axes)
+    return jnp.where(found < 0, -1 - found, found).astype(window.numbering)
 
 
 @dataclass(frozen=True)
