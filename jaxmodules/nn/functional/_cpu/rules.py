@@ -122,7 +122,7 @@ _OUTPUT = (
         convolution.output_by_columns,
         lambda c: (
             c.inputs <= 8
-            and _terms(c) <= 150
+            and _terms(c) < 150
             and (max(c.stride) == 1 or math.prod(c.out) >= 1024 and (max(c.stride) == 2 or c.stride == c.kernel))
         ),
         "few channels make small columns, and XLA's convolution wants many; long steps make slow slices",
