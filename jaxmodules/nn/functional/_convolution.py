@@ -154,8 +154,11 @@ def _crop(x: Array, pads: Pairs, steps: Shape) -> tuple[Array, Pairs]:
 def mirrored(weight: Array, groups: int) -> Array:
     """Reverse the kernels and swap their channels, ``(O, C / G, *kernel) -> (C, O / G, *kernel)``."""
     outputs, inputs, *kernel = weight.shape
+    weight = lax.rev(weight, tuple(range(2, weight.ndim)))
+    if groups == 1:
+        return weight.swapaxes(0, 1)  # which XLA makes one with its own transposition
     swapped = weight.reshape(groups, outputs // groups, inputs, *kernel).swapaxes(1, 2)
-    return lax.rev(swapped.reshape(groups * inputs, outputs // groups, *kernel), tuple(range(2, weight.ndim)))
+    return swapped.reshape(groups * inputs, outputs // groups, *kernel)
 
 
 def register(choose: Callable[[Wanted, Case], Callable[..., Array] | None]) -> None:

@@ -233,6 +233,8 @@ def _unfold(columns: Array, case: Case, axis: int) -> Array:
 
 def _folded(columns: Array, case: Case) -> Array:
     """Add up what falls onto the same element, axis by axis: ``(N, C, *kernel, *out) -> (N, C, *sizes)``."""
+    if case.stride == case.kernel:  # nothing does, and each axis would move everything once more
+        return kernel(partial(_fold, case=case), columns)
     for axis in reversed(range(len(case.kernel))):
         alone = _along(axis, case)
         columns = columns.reshape(columns.shape[0], -1, *alone.kernel, *alone.out)
