@@ -233,7 +233,7 @@ def _unfold(columns: Array, case: Case, axis: int) -> Array:
 
 def _folded(columns: Array, case: Case) -> Array:
     """Add up what falls onto the same element, axis by axis: ``(N, C, *kernel, *out) -> (N, C, *sizes)``."""
-    if case.stride == case.kernel:  # nothing does, and each axis would move everything once more
+    if case.stride == case.kernel and max(case.stride) > 1:  # nothing to add, and each axis would move everything again
         return kernel(partial(_fold, case=case), columns)
     for axis in reversed(range(len(case.kernel))):
         alone = _along(axis, case)

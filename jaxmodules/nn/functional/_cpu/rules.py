@@ -70,6 +70,14 @@ def _pointwise(case: Case) -> bool:
     return math.prod(case.kernel) == 1
 
 
+def _streams(case: Case) -> bool:
+    """Tell whether columns of images can pass through the cache in blocks, each enough for a product of full speed."""
+    wide = case.groups == 1 and case.inputs >= 3 and case.outputs >= 32 and _terms(case) <= 2500
+    # larger kernels take long to compile: every place is a slice of its own
+    small = len(case.kernel) == 2 and math.prod(case.kernel) <= 49
+    return wide and small and case.batch * math.prod(case.out) >= 1024
+
+
 def _thin_groups(case: Case) -> bool:
     """Tell whether channels meet few others, as in a depthwise convolution, under a kernel that is not huge."""
     return case.groups > 1 and case.inputs * case.outputs <= 16 and _terms(case) <= 75
@@ -219,7 +227,7 @@ CONVOLUTION: dict[Wanted, tuple[Rule, ...]] = {
         ),
         Rule(
             convolution.weight_by_columns,
-            lambda c: _pointwise(c) and max(c.stride) == 1 and c.outputs >= 8,
+            lambda c: _pointwise(c) and c.outputs >= 8 and (max(c.stride) == 1 or not _streams(c)),
             "a 1x1 convolution is a matrix product",
             "1x1, 16x256x28x28 to 64: 10.4 -> 1.8 (1.5)",
         ),
@@ -249,14 +257,7 @@ CONVOLUTION: dict[Wanted, tuple[Rule, ...]] = {
         ),
         Rule(
             dense.weight_by_columns,
-            lambda c: (
-                len(c.kernel) == 2
-                and c.groups == 1
-                and c.inputs >= 3
-                and c.outputs >= 32
-                and _terms(c) <= 2500
-                and c.batch * math.prod(c.out) >= 1024
-            ),
+            _streams,
             "XLA takes the gradient as a convolution whose kernel is as large as the image, mostly on one core;"
             " of more inputs the columns leave the cache",
             "3x3, 4x64x112x112 to 64: 27 -> 18 (10); 4x32x128x128 to 32: 10 -> 7.1 (3.3);"
