@@ -6,7 +6,7 @@ input, or the gradient by the weight.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial, reduce
 
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ def output_by_columns(input: Array, weight: Array, case: Case) -> Array:
             return lax.dot_general(kernels[0], columns[:, 0], (((1,), (1,)), ((), ()))).swapaxes(0, 1)
         return lax.dot_general(_for_each(kernels, part), columns, (((3,), (2,)), ((0, 1), (0, 1))))
 
-    return _in_blocks(multiply, case, input).reshape(case.shapes["output"])
+    return lax.map(multiply, *_blocks(case, input)).reshape(case.shapes["output"])
 
 
 def output_by_planes(input: Array, weight: Array, case: Case) -> Array:
@@ -96,7 +96,7 @@ def input_by_columns(output: Array, weight: Array, case: Case) -> Array:
             columns = lax.dot_general(_for_each(kernels, part), part, (((2,), (2,)), ((0, 1), (0, 1))))
         return _folded(columns.reshape(part.shape[0], -1, *case.kernel, *case.out), case)
 
-    return _in_blocks(multiply, case, output).reshape(case.shapes["input"])
+    return lax.map(multiply, *_blocks(case, output)).reshape(case.shapes["input"])
 
 
 def weight_by_shifts(input: Array, output: Array, case: Case) -> Array:
@@ -127,7 +127,10 @@ def weight_by_columns(input: Array, output: Array, case: Case) -> Array:
             return lax.dot_general(output, columns, (((0, 3), (0, 3)), ((1,), (1,))))
         return lax.dot_general(output, columns, (((3,), (3,)), ((0, 1), (0, 1)))).sum(0)
 
-    return _in_blocks(multiply, case, input, output).sum(0).reshape(case.shapes["weight"])
+    total = jnp.zeros((case.groups, case.outputs, case.inputs * math.prod(case.kernel)), input.dtype)
+    blocks = _blocks(case, input, output)
+    total, _ = lax.scan(lambda total, parts: (total + multiply(*parts), None), total, blocks)
+    return total.reshape(case.shapes["weight"])
 
 
 def weight_by_planes(input: Array, output: Array, case: Case) -> Array:
@@ -183,21 +186,19 @@ def _for_each(kernels: Array, samples: Array) -> Array:
     return jnp.broadcast_to(kernels, (samples.shape[0], *kernels.shape))
 
 
-def _in_blocks(function: Callable[..., Array], case: Case, *samples: Array) -> Array:
-    """Apply a function in a loop over parts of the batch whose columns stay in the cache, and stack the results.
+def _blocks(case: Case, *samples: Array) -> list[Array]:
+    """Split the batch into blocks whose columns stay in the cache, ``(N, *) -> (B, N / B, *)``, for a loop over them.
 
-    What is larger than 32 MB also comes from the operating system anew at every call, page by page.
+    XLA makes no loop of a single block. What is larger than 32 MB also comes from the operating system anew at every
+    call, page by page.
     """
     each, size = case.groups * case.inputs * math.prod(case.kernel) * math.prod(case.out), 1
     if not any(_slides(case, axis) for axis in range(len(case.kernel))):
-        return function(*samples)[None]
+        return [x[None] for x in samples]
     if isinstance(case.batch, int):
         most = min(max(1, _BLOCK // each), case.batch)
         size = next(size for size in range(most, 0, -1) if case.batch % size == 0)
-        if size == case.batch:
-            return function(*samples)[None]
-    blocks = [x.reshape(-1, size, *x.shape[1:]) for x in samples]
-    return lax.map(lambda parts: function(*parts), blocks)
+    return [x.reshape(-1, size, *x.shape[1:]) for x in samples]
 
 
 def _shifted(input: Array, case: Case) -> Iterator[tuple[Shape, Array]]:
