@@ -5,6 +5,7 @@ primitive rather than ``jax.custom_vjp``: that forbids forward mode.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -33,9 +34,29 @@ class LinearMap(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Identity:
+    """Leave an array as it is."""
+
+    def apply(self, operand: Array) -> Array:
+        return operand
+
+    def transpose(self, cotangent: Array) -> Array:
+        return cotangent
+
+
 def linear(how: LinearMap, operand: Array, *constants: Array) -> Array:
     """Apply a linear map."""
     return linear_p.bind(operand, *constants, how=how, transposed=False)
+
+
+def mapped_in_front(array: Array) -> Array:
+    """Return an array as it is, with the axis that ``vmap`` adds in front.
+
+    Where a function with a rule of ``jax.custom_jvp`` is mapped within ``jit``, JAX (0.10.2) takes the places of the
+    mapped axes in the function's results for those in the rule's: both have to put them in the same places.
+    """
+    return linear(_Identity(), array)
 
 
 linear_p = Primitive("linear")

@@ -11,6 +11,7 @@ from jax import lax
 from jaxmodules._autocast import cast
 from jaxmodules._shapes import accumulation_dtype, as_array, check_floating, host_value, is_integer
 from jaxmodules._typing import Array, ArrayLike
+from jaxmodules.nn.functional._linear import mapped_in_front
 from jaxmodules.nn.functional._reduction import reduce_loss, resolve_reduction
 
 
@@ -146,7 +147,9 @@ def _log_sum(*values: Array) -> Array:
 @jax.custom_jvp
 def _zero_with_slopes(scores: Array, slopes: Array) -> Array:
     """Return a zero for each sample, whose derivatives by its scores are ``slopes``."""
-    return jnp.zeros(scores.shape[1], scores.dtype)
+    zero = jnp.zeros(scores.shape[1], scores.dtype)
+    # mapped where the derivative is, see mapped_in_front
+    return mapped_in_front(jnp.where(scores[0, :, 0] == slopes[0, :, 0], zero, zero))
 
 
 @_zero_with_slopes.defjvp
