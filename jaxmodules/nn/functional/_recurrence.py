@@ -66,7 +66,7 @@ def run(
         The output of all steps, of the type of the weights, and the last state.
     """
     final, outputs = _loop(mode, reverse, False, projected, mask, state, weights)
-    return _in_front(outputs, final)
+    return jax.tree.map(mapped_in_front, (outputs, final))
 
 
 def step(mode: str, projected: Array, state: State, weights: Weights) -> State:
@@ -117,7 +117,8 @@ def _run_jvp(mode: str, reverse: bool, primals: tuple, tangents: tuple) -> tuple
         shifted = matmul(output.astype(weights.hidden.dtype), changes.projection)
     tangent = tuple(map(_instantiate, tangent, state))
     final_tangent, output_tangent = _linear_loop(reverse, pushed, shifted, mask, slopes, tangent, weights)
-    return _in_front(states[0].astype(weights.hidden.dtype), final), (output_tangent, final_tangent)
+    results = jax.tree.map(mapped_in_front, (states[0].astype(weights.hidden.dtype), final))
+    return results, (output_tangent, final_tangent)
 
 
 def _linear_loop(
@@ -173,10 +174,6 @@ def _before(initial: Array, states: Array, reverse: bool) -> Array:
     """Return the states before each step."""
     parts = (states[1:], initial[None]) if reverse else (initial[None], states[:-1])
     return jnp.concatenate(parts)
-
-
-def _in_front(output: Array, final: State) -> tuple[Array, State]:
-    return mapped_in_front(output), tuple(map(mapped_in_front, final))
 
 
 def _parts(total: Array, weights: Weights) -> Parts:

@@ -50,12 +50,16 @@ class Window:
     @property
     def elements(self) -> float:
         """How many elements a window has, without end where a size is open."""
-        return math.prod(self.kernel) if len(known(self.kernel)) == len(self.kernel) else math.inf
+        return math.prod(self._known_kernel)
 
     @property
     def lengths(self) -> float:
         """How long a window is along all axes together, without end where a size is open."""
-        return sum(self.kernel) if len(known(self.kernel)) == len(self.kernel) else math.inf
+        return sum(self._known_kernel)
+
+    @property
+    def _known_kernel(self) -> tuple[float, ...]:
+        return self.kernel if len(known(self.kernel)) == len(self.kernel) else (math.inf,)
 
     @property
     def is_tiling(self) -> bool:

@@ -234,7 +234,8 @@ def _unfold(columns: Array, case: Case, axis: int) -> Array:
 
 def _folded(columns: Array, case: Case) -> Array:
     """Add up what falls onto the same element, axis by axis: ``(N, C, *kernel, *out) -> (N, C, *sizes)``."""
-    if case.stride == case.kernel and max(case.stride) > 1:  # nothing to add, and each axis would move everything again
+    if case.stride == case.kernel and max(case.stride) > 1:
+        # side by side, windows leave nothing to add, and each axis would move everything once more
         return kernel(partial(_fold, case=case), columns)
     for axis in reversed(range(len(case.kernel))):
         alone = _along(axis, case)
@@ -245,6 +246,7 @@ def _folded(columns: Array, case: Case) -> Array:
 
 
 def _fold(columns: Array, case: Case) -> Array:
+    """Fold all axes at once."""
     parts = {}
     for phase, terms in _scattered(columns, case):
         cuts = [cut[(slice(None), slice(None), *place)] for place, cut in terms]
